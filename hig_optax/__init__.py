@@ -1,0 +1,9 @@
+"""Half-inverse gradients: an Optax transformation to train networks through physics."""
+
+from hig_optax._settings import STATIC_ARGS as STATIC_ARGS
+from hig_optax._transform import ScaleByHigState as ScaleByHigState
+from hig_optax._transform import hig as hig
+from hig_optax._transform import scale_by_hig as scale_by_hig
+from hig_optax._types import Spectrum as Spectrum
+
+__version__ = "0.1.0"

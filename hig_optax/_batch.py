@@ -1,0 +1,101 @@
+"""What one sample of a batch is."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hig_optax._types import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """A batch taken apart into what differs from sample to sample and what all share."""
+
+    size: int | None
+    """Number of samples b; None where the residual takes the whole batch at once."""
+
+    mapped: tuple[Any, ...]
+    """The leaves that hold one entry per sample, (b, ...) each; empty for a whole batch."""
+
+    assemble: Callable[[Sequence[Any]], Tree]
+    """One entry of each mapped leaf, in order -> the sample as `residual_fn` takes it."""
+
+    @property
+    def example(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shape and dtype of one entry of each mapped leaf."""
+        return tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in self.mapped)
+
+
+def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
+    """Find the sample axes of a batch.
+
+    Args:
+        batch: Tree of arrays, random keys included.
+        batch_axis: An int for all leaves, a tree of ints and Nones that is a prefix of `batch` (a None
+            leaf is shared by all samples), or None for a residual that takes the whole batch.
+
+    Returns:
+        The batch as `Samples`.
+
+    Raises:
+        ValueError: `batch_axis` does not fit `batch`; leaves disagree about the number of samples; there
+            are no samples.
+    """
+    if batch_axis is None:
+        return Samples(None, (), lambda _: batch)
+    leaves, treedef = jax.tree.flatten(batch)
+    axes = _broadcast_axes(batch_axis, batch)
+    if all(axis is None for axis in axes):
+        raise ValueError(
+            f"batch must hold an array with a sample axis, got {jax.tree.structure(batch)} with batch_axis="
+            f"{batch_axis}. Pass a batch of arrays, or batch_axis=None if residual_fn takes all at once."
+        )
+    sizes: dict[str, int] = {}
+    for (path, leaf), axis in zip(jax.tree.leaves_with_path(batch), axes, strict=True):
+        if axis is None:
+            continue
+        name, ndim = f"batch{jax.tree_util.keystr(path)}", jnp.ndim(leaf)
+        if not -ndim <= axis < ndim:
+            raise ValueError(
+                f"batch_axis={axis} does not exist in {name} of shape {jnp.shape(leaf)}. Give the axis that "
+                "counts the samples, or None for a leaf that all samples share."
+            )
+        sizes[name] = jnp.shape(leaf)[axis]
+    size = next(iter(sizes.values()))
+    if any(other != size for other in sizes.values()):
+        raise ValueError(
+            f"batch leaves must have the same number of samples along batch_axis={batch_axis}, got {sizes}. "
+            "Mark leaves that all samples share by None in a tree of batch axes."
+        )
+    if size == 0:
+        raise ValueError(
+            f"batch must hold at least one sample, got {sizes}. Skip the update for an empty batch."
+        )
+
+    def assemble(entries: Sequence[Any]) -> Tree:
+        remaining = iter(entries)
+        return jax.tree.unflatten(
+            treedef,
+            [x if axis is None else next(remaining) for x, axis in zip(leaves, axes, strict=True)],
+        )
+
+    mapped = tuple(
+        jnp.moveaxis(jnp.asarray(x), axis, 0)
+        for x, axis in zip(leaves, axes, strict=True)
+        if axis is not None
+    )
+    return Samples(size, mapped, assemble)
+
+
+def _broadcast_axes(batch_axis: Tree, batch: Tree) -> list[int | None]:
+    try:
+        axes = jax.tree.broadcast(batch_axis, batch, is_leaf=lambda x: x is None)
+    except ValueError as error:
+        raise ValueError(
+            f"batch_axis must be an int, None, or a tree of them that is a prefix of batch, got {batch_axis} "
+            f"for a batch of structure {jax.tree.structure(batch)}."
+        ) from error
+    return jax.tree.leaves(axes, is_leaf=lambda x: x is None)

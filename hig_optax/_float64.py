@@ -1,0 +1,93 @@
+"""An island of float64 arithmetic inside a float32 program."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from hig_optax._types import Tree
+
+Out = TypeVar("Out")
+
+
+def has_float64() -> bool:
+    """Whether float64 is on in this program, as opposed to available in an island."""
+    return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64)) == jnp.float64
+
+
+def backend_has_float64() -> bool:
+    """Whether the default backend computes in float64 at all; TPUs do so only in emulation."""
+    return jax.default_backend() in ("cpu", "gpu", "cuda", "rocm")
+
+
+def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
+    """Evaluate `fun` in float64, whatever the dtype of its arguments and of the program.
+
+    Floating arguments are raised to float64; floating results come back in the lowest precision among
+    the floating arguments. No global setting is touched. The backend must have float64.
+
+    The island can be batched by `jax.vmap` in any nesting with ``jit``, ``scan``, ``cond`` and
+    ``checkpoint``. In a float32 program it cannot be differentiated.
+
+    Args:
+        fun: Trees of arrays in, tree of arrays out; pure, and it closes over no traced array.
+
+    Returns:
+        A function of the same arguments.
+
+    Raises:
+        TypeError: (of the returned function) when it is differentiated in a float32 program.
+
+    Example:
+        >>> difference = float64_island(lambda x: (1 + x) - 1)
+        >>> difference(jnp.float32(2.0**-40)) == 2.0**-40  # in float32 it would be 0
+        Array(True, dtype=bool)
+    """
+
+    def raised(*args: Tree) -> Tree:
+        floats = [x.dtype for x in jax.tree.leaves(args) if jnp.issubdtype(x.dtype, jnp.floating)]
+        out_dtype = min(floats, key=lambda dtype: jnp.finfo(dtype).bits)
+        return _cast(fun(*_cast(args, jnp.float64)), out_dtype)
+
+    if has_float64():
+        return raised
+
+    # The batching rules of the primitives inside run after `enable_x64` has been left and would mix
+    # dtypes. So the island has a leading batch axis of its own, and a rule that extends it.
+    @jax.custom_batching.custom_vmap
+    def island(args: tuple) -> Tree:
+        with jax.enable_x64(True):
+            return jax.vmap(lambda args: raised(*args))(args)
+
+    @island.def_vmap
+    def _(axis_size: int, in_batched: list, args: tuple) -> tuple[Tree, Tree]:
+        def merge(x: jax.Array, is_batched: bool) -> jax.Array:
+            x = x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+            return x.reshape((-1, *x.shape[2:]))
+
+        out = island(jax.tree.map(merge, args, in_batched[0]))
+        split = jax.tree.map(lambda x: x.reshape((axis_size, -1, *x.shape[1:])), out)
+        return split, jax.tree.map(lambda _: True, split)
+
+    @jax.custom_jvp
+    def guarded(args: tuple) -> Tree:
+        return jax.tree.map(lambda x: x[0], island(jax.tree.map(lambda x: x[None], args)))
+
+    @guarded.defjvp
+    def _(_primals: tuple, _tangents: tuple) -> tuple[Tree, Tree]:
+        msg = (
+            "The half-inverse direction cannot be differentiated in a float32 program: its algebra runs in "
+            "float64, which the program's derivatives could not follow. Switch float64 on for the whole "
+            'program (jax.config.update("jax_enable_x64", True)), or use solver="svd", or stop the gradient '
+            "before the optimizer with jax.lax.stop_gradient."
+        )
+        raise TypeError(msg)
+
+    return lambda *args: guarded(args)
+
+
+def _cast(tree: Tree, dtype: Any) -> Tree:
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )

@@ -1,0 +1,204 @@
+"""Trees in, flat real vectors out: the columns (parameters) and the rows (residuals) of J.
+
+Real and imaginary part of a complex number count as two real ones, so that everything behind this
+module is real. Leaves in less than float32 are raised to float32.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex
+from jaxtyping import Array, Float
+
+from hig_optax._types import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class RealView:
+    """A tree of real or complex arrays seen as a tuple of real arrays, or as one real vector.
+
+    A complex leaf becomes two entries of the tuple, real part first. For an incoming gradient in Optax's
+    convention, ``conj(jax.grad(loss))`` = ∂L/∂Re + i ∂L/∂Im, the two entries are the real derivatives.
+    """
+
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, tree: Tree) -> "RealView":
+        """The view of any tree like `tree`, whose leaves need only shape and dtype."""
+        leaves, treedef = jax.tree.flatten(tree)
+        return cls(
+            treedef, tuple(x.shape for x in leaves), tuple(jnp.dtype(x.dtype) for x in leaves)
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of real numbers in the tree."""
+        return sum(
+            math.prod(shape) * (1 + _is_complex(dtype))
+            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
+        )
+
+    @property
+    def real_dtypes(self) -> tuple[Any, ...]:
+        """Dtype of the real parts of each leaf, at least float32."""
+        return tuple(_real_dtype(dtype) for dtype in self.dtypes)
+
+    @property
+    def lowest_dtype(self) -> Any:
+        """The least precise of `real_dtypes`: what is computed from all leaves is no better."""
+        return min(self.real_dtypes, key=_bits)
+
+    @property
+    def highest_dtype(self) -> Any:
+        """The most precise of `real_dtypes`."""
+        return max(self.real_dtypes, key=_bits)
+
+    def split(self, tree: Tree) -> tuple[Array, ...]:
+        """The tree as real arrays."""
+        parts: list[Array] = []
+        for x, dtype in zip(jax.tree.leaves(tree), self.real_dtypes, strict=True):
+            if _is_complex(x.dtype):
+                parts += [jnp.real(x).astype(dtype), jnp.imag(x).astype(dtype)]
+            else:
+                parts.append(x.astype(dtype))
+        return tuple(parts)
+
+    def merge(self, parts: Sequence[Array]) -> Tree:
+        """The tree again, low-precision leaves still raised to float32."""
+        remaining = iter(parts)
+        leaves = [
+            jax.lax.complex(next(remaining), next(remaining))
+            if _is_complex(dtype)
+            else next(remaining)
+            for dtype in self.dtypes
+        ]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def ravel(self, tree: Tree, dtype: Any) -> Float[Array, " size"]:
+        """The tree as one vector of length `size`."""
+        return jnp.concatenate([x.ravel().astype(dtype) for x in self.split(tree)])
+
+    def unravel(self, vector: Float[Array, " size"]) -> Tree:
+        """The tree of a vector, with the leaves' own shapes and dtypes."""
+        parts, start = [], 0
+        for shape, dtype, real in zip(self.shapes, self.dtypes, self.real_dtypes, strict=True):
+            for _ in range(1 + _is_complex(dtype)):
+                stop = start + math.prod(shape)
+                parts.append(vector[start:stop].reshape(shape).astype(real))
+                start = stop
+        leaves = jax.tree.leaves(self.merge(parts))
+        leaves = [x.astype(dtype) for x, dtype in zip(leaves, self.dtypes, strict=True)]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The residual as a function of real arrays: real column parts in, one real row vector out."""
+
+    evaluate: Callable[[tuple[Array, ...], tuple[Any, ...]], Float[Array, " r"]]
+    """``(column parts, entries of one sample) -> rows of the sample``, (r,)."""
+
+    view: RealView
+    """The rows of one sample as `residual_fn` returns them."""
+
+    has_custom_vjp: bool
+    """Whether the residual holds a function with a reverse rule only: forward mode would fail."""
+
+
+def trace_rows(
+    residual: Callable[[tuple[Array, ...], tuple[Any, ...]], Tree],
+    columns: tuple[Array, ...],
+    entries: tuple[Any, ...],
+) -> Rows:
+    """Find out what rows a residual has, without computing anything.
+
+    Args:
+        residual: ``(column parts, entries of one sample) -> tree of rows``.
+        columns: Real column parts; only shapes and dtypes are looked at.
+        entries: What differs from sample to sample; only shapes and dtypes are looked at.
+
+    Returns:
+        The residual as `Rows`.
+
+    Raises:
+        TypeError: The rows are not real or complex floating-point arrays.
+        ValueError: There are no rows, or they depend on none of the columns.
+    """
+
+    def call(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Tree:
+        return jax.tree.map(jnp.asarray, residual(columns, entries))
+
+    jaxpr, shapes = jax.make_jaxpr(call, return_shape=True)(columns, entries)
+    for path, leaf in jax.tree.leaves_with_path(shapes):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"residual_fn must return real or complex floating-point rows, got {leaf.dtype} "
+                f"at {jax.tree_util.keystr(path) or 'the root'}. Convert with .astype(jnp.float32)."
+            )
+    view = RealView.of(shapes)
+    if view.size == 0:
+        raise ValueError(
+            f"residual_fn must return the rows of a sample, at least one number, got {shapes}. "
+            "Return the residual array (or a tree of arrays) whose Jacobian is wanted: y - target."
+        )
+    is_column = [i < len(columns) for i in range(len(jaxpr.jaxpr.invars))]
+    if not any(_depends(jaxpr.jaxpr, is_column)):
+        raise ValueError(
+            "residual_fn ignores its parameters: no row depends on any of them, so that the Jacobian is "
+            "zero. Compute the rows from the params that residual_fn is given, not from a closure."
+        )
+
+    def evaluate(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Array:
+        return view.ravel(call(columns, entries), view.highest_dtype)
+
+    return Rows(evaluate, view, _holds_custom_vjp(jaxpr.jaxpr))
+
+
+def _is_complex(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.complexfloating)
+
+
+def _real_dtype(dtype: Any) -> Any:
+    real = jnp.finfo(dtype).dtype
+    return real if _bits(real) >= 32 else jnp.dtype(jnp.float32)
+
+
+def _bits(dtype: Any) -> int:
+    return jnp.finfo(dtype).bits
+
+
+_CALLS = ("jaxpr", "call_jaxpr")
+_LOOPS = ("scan", "while", "cond")
+
+
+def _depends(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
+    """Which outputs of a jaxpr depend on the inputs marked true; where unsure, it does."""
+    marked = {id(v) for v, mark in zip(jaxpr.invars, inputs, strict=True) if mark}
+    for eqn in jaxpr.eqns:
+        marks = [not isinstance(v, jex.Literal) and id(v) in marked for v in eqn.invars]
+        if not any(marks):
+            continue
+        outputs = [True] * len(eqn.outvars)
+        inner = next((eqn.params[key] for key in _CALLS if key in eqn.params), None)
+        # Loops feed outputs back, so one pass through their body would not do.
+        if inner is not None and eqn.primitive.name not in _LOOPS:
+            inner = getattr(inner, "jaxpr", inner)
+            if len(inner.invars) == len(marks) and len(inner.outvars) == len(outputs):
+                outputs = _depends(inner, marks)
+        marked |= {id(v) for v, mark in zip(eqn.outvars, outputs, strict=True) if mark}
+    return [not isinstance(v, jex.Literal) and id(v) in marked for v in jaxpr.outvars]
+
+
+def _holds_custom_vjp(jaxpr: Any) -> bool:
+    return any(
+        eqn.primitive.name.startswith("custom_vjp_call")
+        or any(_holds_custom_vjp(inner) for inner in jex.jaxprs_in_params(eqn.params))
+        for eqn in jaxpr.eqns
+    )

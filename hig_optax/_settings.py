@@ -1,0 +1,140 @@
+"""The settings that all optimizers of the family share, checked once."""
+
+import dataclasses
+import math
+import operator
+from typing import Any, get_args
+
+import jax
+import numpy as np
+
+from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Tree
+
+STATIC_ARGS = (
+    "residual_fn",
+    "loss_fn",
+    "max_rank",
+    "batch_axis",
+    "mask",
+    "jacobian",
+    "solver",
+    "num_matvecs",
+    "chunk_size",
+    "spectrum_size",
+)
+"""Names of the settings that are not numbers to be traced, for ``optax.inject_hyperparams``.
+
+Example:
+    >>> import hig_optax, jax.numpy as jnp, optax
+    >>> opt = optax.inject_hyperparams(hig_optax.hig, static_args=hig_optax.STATIC_ARGS)(
+    ...     learning_rate=1.0, residual_fn=lambda w, x: w * x, rtol=1e-4
+    ... )
+    >>> sorted(opt.init(jnp.ones(2)).hyperparams)
+    ['atol', 'damping', 'exponent', 'learning_rate', 'rtol']
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """See `hig_optax.scale_by_hig` for what each setting means.
+
+    Raises:
+        TypeError: A setting is of the wrong kind.
+        ValueError: A setting that is a plain number or a choice is outside its range. Traced numbers are
+            not checked: a NaN among them keeps nothing, and the update is zero.
+    """
+
+    residual_fn: ResidualFn
+    loss_fn: LossFn | None
+    exponent: Scalar
+    rtol: Scalar
+    atol: Scalar
+    max_rank: int | None
+    damping: Scalar
+    batch_axis: Tree
+    mask: Any
+    jacobian: JacobianMode
+    solver: Solver
+    num_matvecs: int | None
+    chunk_size: int | None
+    spectrum_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("residual_fn", "loss_fn"):
+            value = getattr(self, name)
+            if not callable(value) and not (name == "loss_fn" and value is None):
+                raise TypeError(
+                    f"{name} must be a function, got {_shown(value)}. {_static_hint(value)}"
+                )
+        for name in ("max_rank", "num_matvecs", "chunk_size", "spectrum_size"):
+            _check_count(name, getattr(self, name), optional=name != "spectrum_size")
+        _check_batch_axis(self.batch_axis)
+        _check_choice("jacobian", self.jacobian, get_args(JacobianMode))
+        _check_choice("solver", self.solver, get_args(Solver))
+        if self.solver == "krylov" or self.num_matvecs is not None:
+            raise NotImplementedError(
+                f'solver="krylov" (and num_matvecs, which only it takes) is not available yet, got '
+                f'solver={self.solver!r}, num_matvecs={self.num_matvecs}. Use "gram", "svd" or "auto".'
+            )
+        _check_number("exponent", self.exponent, "a finite number", math.isfinite)
+        _check_number("rtol", self.rtol, "in [0, 1)", lambda x: 0 <= x < 1)
+        _check_number("atol", self.atol, "finite and not negative", lambda x: 0 <= x < math.inf)
+        _check_number(
+            "damping", self.damping, "finite and not negative", lambda x: 0 <= x < math.inf
+        )
+
+
+def _check_count(name: str, value: Any, *, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, (jax.Array, bool)):
+        raise TypeError(f"{name} must be a Python int, got {_shown(value)}. {_static_hint(value)}")
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a Python int, got {_shown(value)}.") from None
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1{' or None' if optional else ''}, got {count}.")
+
+
+def _check_batch_axis(batch_axis: Tree) -> None:
+    for axis in jax.tree.leaves(batch_axis):
+        if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+            raise TypeError(
+                f"batch_axis must be an int, None, or a tree of them, got {_shown(axis)}. "
+                f"{_static_hint(axis)}"
+            )
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def _check_number(name: str, value: Any, wanted: str, is_valid: Any) -> None:
+    """Range-check plain numbers; of an array, traced or not, check that it is one real number."""
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        if isinstance(value, np.complexfloating) or not is_valid(value):
+            raise ValueError(f"{name} must be {wanted}, got {value}.")
+        return
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    is_real = dtype is not None and (
+        jax.numpy.issubdtype(dtype, np.floating) or jax.numpy.issubdtype(dtype, np.integer)
+    )
+    if not is_real or shape != ():
+        raise TypeError(
+            f"{name} must be a real number or a scalar array, got {_shown(value)}. For a schedule, wrap the "
+            "factory in optax.inject_hyperparams with static_args=hig_optax.STATIC_ARGS."
+        )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, jax.Array):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    return f"{value!r} of type {type(value).__name__}"
+
+
+def _static_hint(value: Any) -> str:
+    if not isinstance(value, jax.Array):
+        return ""
+    return "Under optax.inject_hyperparams, name it in static_args: use static_args=hig_optax.STATIC_ARGS."

@@ -1,0 +1,76 @@
+"""What the steps of the method hand to one another, and what the state reports."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+Tree = Any
+"""Any nesting of containers that JAX knows, with arrays for leaves."""
+
+ResidualFn = Callable[[Tree, Tree], Tree]
+"""``(params, sample) -> rows``: the rows of one sample, or of the whole batch."""
+
+LossFn = Callable[[Tree, Tree], jax.Array]
+"""``(rows, batch) -> scalar``: the loss of the rows of the whole batch."""
+
+Solver = Literal["auto", "svd", "gram", "krylov"]
+JacobianMode = Literal["auto", "reverse", "forward"]
+Scalar = float | jax.Array
+
+
+class Factors(NamedTuple):
+    """J = U Σ Vᵀ, as far as a direction needs it.
+
+    The three maps hide which of U and V a solver has formed; r is the length of ``s``.
+    """
+
+    s: Float[Array, " r"]
+    """Singular values, descending, dtype of J."""
+
+    floor: float
+    """Share of ``s[0]`` below which this solver's singular values are rounding noise."""
+
+    row_coefficients: Callable[[Array], Array]
+    """``g -> Uᵀ g``, (m,) -> (r,). Where ``s`` is at the floor, the entry has no meaning."""
+
+    column_coefficients: Callable[[Array], Array]
+    """``x -> Vᵀ x``, (n,) -> (r,). Where ``s`` is at the floor, the entry has no meaning."""
+
+    combine: Callable[[Array], Array]
+    """``c -> V c``, (r,) -> (n,). Entries of ``c`` where ``s`` is at the floor must be zero."""
+
+
+class Spectrum(NamedTuple):
+    """What a step saw of its Jacobian J = U Σ Vᵀ, and how much of the gradient it kept.
+
+    Shapes and dtypes never change from step to step, so the state can be the carry of a scan. Real
+    numbers have the real dtype of the parameters, at least float32. After a step that was not finite
+    the rank is 0 and every real number NaN.
+    """
+
+    singular_values: Float[Array, " spectrum_size"]
+    """The largest singular values of J, descending, padded with zeros. Unit: row per parameter."""
+
+    rank: Int[Array, ""]
+    """How many singular values were kept: those above `cutoff`, at most `max_rank`. int32."""
+
+    cutoff: Float[Array, ""]
+    """The cut that was used, in the unit of the singular values: the largest of rtol·σ₁, atol and
+    the solver's noise floor."""
+
+    condition: Float[Array, ""]
+    """σ₁ over the smallest kept singular value; inf at rank 0."""
+
+    captured: Float[Array, ""]
+    """Share in [0, 1] of the gradient's squared norm that lies in the kept directions, damping left
+    aside; 1 for a zero gradient. With `loss_fn` the gradient is Jᵀ ∂loss/∂rows."""
+
+    agreement: Float[Array, ""]
+    """With `loss_fn`: cosine between the incoming gradient and Jᵀ ∂loss/∂rows, 1 when the loss that was
+    differentiated outside is the same. Two zero vectors agree (1), one zero vector does not (0).
+    Without `loss_fn` there is nothing to compare: NaN (0 under ``jax_debug_nans``)."""
+
+    is_finite: Bool[Array, ""]
+    """False if rows, Jacobian, gradient or update held NaN or inf; the update was then zero."""
