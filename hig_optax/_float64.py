@@ -50,9 +50,6 @@ def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
         out_dtype = min(floats, key=lambda dtype: jnp.finfo(dtype).bits)
         return _cast(fun(*_cast(args, jnp.float64)), out_dtype)
 
-    if has_float64():
-        return raised
-
     # The batching rules of the primitives inside run after `enable_x64` has been left and would mix
     # dtypes. So the island has a leading batch axis of its own, and a rule that extends it.
     @jax.custom_batching.custom_vmap
@@ -84,7 +81,7 @@ def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
         )
         raise TypeError(msg)
 
-    return lambda *args: guarded(args)
+    return lambda *args: raised(*args) if has_float64() else guarded(args)
 
 
 def _cast(tree: Tree, dtype: Any) -> Tree:

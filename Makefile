@@ -1,0 +1,47 @@
+# make demo   train through physics with half-inverse gradients, beside Adam and Gauss-Newton
+# make test   everything that must hold before a commit
+# Both set up .venv on first use, from the tested versions in constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SECONDS ?= 20
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+.PHONY: demo test test-newest lint types pytest format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/experiments.stamp
+	$(BIN)/python -m hig_optax.experiments compare linear-oscillators --seconds $(SECONDS)
+
+test: lint types pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy
+
+pytest: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -n auto
+
+# The suite with the newest releases on the newest interpreter besides the default one, if there is any.
+test-newest:
+	PYTHON="$(PYTHON)" sh .ci/test-newest
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "hig_optax needs Python 3.11 or newer: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-newest .mypy_cache .pytest_cache .ruff_cache .hypothesis
