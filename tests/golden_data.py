@@ -15,6 +15,7 @@ import numpy as np
 from hig_optax import problems
 
 FOLDER = Path(__file__).parent / "golden"
+ORDER = ("kernel", "bias")
 
 PROBLEMS = {
     "linear": "linear-oscillators",
@@ -80,4 +81,8 @@ def batch(problem: problems.Problem, golden: dict[str, np.ndarray], dtype: Any) 
     return problems.OscillatorSample(start=start, target=jnp.asarray(target))
 
 
-ORDER = ("kernel", "bias")
+def rows(y: jax.Array) -> jax.Array:
+    """Flat real rows in golden order: sample-major, and Re, Im in turn where `y` is complex."""
+    if jnp.iscomplexobj(y):
+        y = jnp.stack([y.real, y.imag], axis=-1)
+    return y.ravel()

@@ -1,0 +1,39 @@
+"""Problems to train on: a network acts through a differentiable physics.
+
+Adding a problem means adding one file, and its line in `PROBLEMS`.
+"""
+
+from collections.abc import Callable
+
+from hig_optax.problems._problem import Batch as Batch
+from hig_optax.problems._problem import Params as Params
+from hig_optax.problems._problem import Problem as Problem
+from hig_optax.problems.oscillators import LinearOscillators as LinearOscillators
+from hig_optax.problems.oscillators import NonlinearOscillators as NonlinearOscillators
+from hig_optax.problems.oscillators import OscillatorSample as OscillatorSample
+
+PROBLEMS: dict[str, Callable[[], Problem]] = {
+    "linear-oscillators": LinearOscillators,
+    "nonlinear-oscillators": NonlinearOscillators,
+}
+"""Every problem by its name, as a factory without arguments."""
+
+
+def get(name: str) -> Problem:
+    """The problem of a name, with its default settings.
+
+    Args:
+        name: A key of `PROBLEMS`.
+
+    Raises:
+        ValueError: No problem has this name.
+
+    Example:
+        >>> get("linear-oscillators").reduction
+        'mean'
+    """
+    try:
+        factory = PROBLEMS[name]
+    except KeyError:
+        raise ValueError(f"No problem is named {name!r}; there are {sorted(PROBLEMS)}.") from None
+    return factory()
