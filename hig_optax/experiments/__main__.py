@@ -1,0 +1,173 @@
+"""The command line: ``python -m hig_optax.experiments {compare,list,bench}``."""
+
+import argparse
+import ast
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+from rich.console import Console
+
+from hig_optax import problems
+from hig_optax.experiments import bench, compare, machine, methods
+from hig_optax.experiments.history import Budget
+from hig_optax.experiments.report import Report
+from hig_optax.experiments.train import problem_settings
+
+DEFAULT_METHODS = ("hig", "adam", "gauss-newton")
+QUICK_SECONDS = 1.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    console = Console()
+    try:
+        options.command(options, console)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        console.print("\nInterrupted. Finished runs are kept; the same command goes on from there.")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hig_optax.experiments",
+        description="Train networks through physics, and compare what trains them.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--cores", type=int, default=1, help="cores to use; 0: all (default: 1)")
+    shared.add_argument("--x64", action="store_true", help="float64 throughout (default: float32)")
+    shared.add_argument("--out", type=Path, default=Path("results"), help="folder of results")
+
+    parse = commands.add_parser(
+        "compare", parents=[shared], help="train one problem by several methods"
+    )
+    parse.set_defaults(command=_compare)
+    parse.add_argument("problem", metavar="PROBLEM", help="a problem's name; see list")
+    parse.add_argument("--methods", type=_words, default=DEFAULT_METHODS, metavar="A,B")
+    parse.add_argument("--seeds", type=_integers, default=(0,), metavar="0,1")
+    budget = parse.add_mutually_exclusive_group()
+    budget.add_argument("--seconds", type=float, help="training time of each run (default: 20)")
+    budget.add_argument("--steps", type=int, help="steps of each run, in place of a time")
+    budget.add_argument("--quick", action="store_true", help=f"{QUICK_SECONDS:g} s, to see it work")
+    parse.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="METHOD.NAME=VALUE",
+        help="a setting other than the recommended one; problem.NAME=VALUE for the problem's own",
+    )
+    parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
+
+    parse = commands.add_parser("list", help="problems, methods and their settings")
+    parse.set_defaults(command=_list)
+
+    parse = commands.add_parser("bench", parents=[shared], help="what a step costs")
+    parse.set_defaults(command=_bench)
+    parse.add_argument("what", choices=["step"], help="step: one optimizer step, part by part")
+    parse.add_argument("--problem", type=_words, default=None, metavar="A,B", help="default: all")
+    parse.add_argument("--quick", action="store_true", help="few repetitions, to see it work")
+    return parser
+
+
+def _compare(options: argparse.Namespace, console: Console) -> None:
+    _configure(options)
+    overrides: dict[str, dict[str, Any]] = {}
+    for method, name, value in options.set:
+        overrides.setdefault(method, {})[name] = value
+    problem = _with(problems.get(options.problem), overrides.pop("problem", {}))
+    seconds = QUICK_SECONDS if options.quick else options.seconds
+    if seconds is None and options.steps is None:
+        seconds = 20.0
+    comparison = compare.compare(
+        problem,
+        options.methods,
+        options.seeds,
+        Budget(seconds, options.steps),
+        out=options.out,
+        overrides=overrides,
+        fresh=options.fresh,
+        report=Report(console),
+    )
+    written = comparison.write()
+    comparison.table().show(console)
+    for path in written:
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _with(problem: problems.Problem, settings: Mapping[str, Any]) -> problems.Problem:
+    if unknown := sorted(set(settings) - set(problem_settings(problem))):
+        known = ", ".join(problem_settings(problem)) or "none"
+        raise ValueError(f"{problem.name} has no setting {', '.join(unknown)}; it has {known}.")
+    return dataclasses.replace(cast("Any", problem), **settings)
+
+
+def _list(options: argparse.Namespace, console: Console) -> None:
+    del options
+    lines = ["Methods, and what they are set to unless a problem recommends otherwise"]
+    for name, method in methods.METHODS.items():
+        lines += [f"  {name}: {method.summary}", f"      {_settings(method.defaults)}"]
+    lines += ["", "Problems, and the settings they recommend"]
+    for name in problems.PROBLEMS:
+        problem = problems.get(name)
+        lines.append(f"  {name}: {_summary(problem)}")
+        for method in methods.METHODS.values():
+            chosen = method.settings(problem)
+            told = {k: v for k, v in chosen.items() if v != method.defaults[k]}
+            if told:
+                lines.append(f"      {method.name}: {_settings(told)}")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def _bench(options: argparse.Namespace, console: Console) -> None:
+    _configure(options)
+    table, written = bench.step(options.problem, out=options.out, quick=options.quick)
+    table.show(console)
+    for path in written:
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _configure(options: argparse.Namespace) -> None:
+    machine.use_cores(options.cores)
+    if options.x64:
+        jax.config.update("jax_enable_x64", True)
+
+
+def _summary(problem: problems.Problem) -> str:
+    return (type(problem).__doc__ or "").strip().split("\n", 1)[0]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in _words(text))
+
+
+def _setting(text: str) -> tuple[str, str, Any]:
+    target, _, value = text.partition("=")
+    method, _, name = target.partition(".")
+    if not (method and name and value):
+        raise argparse.ArgumentTypeError(f"expected METHOD.NAME=VALUE, got {text!r}")
+    try:
+        return method, name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return method, name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""What one optimizer step costs, part by part, beside a transcription of the formula and Adam."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hig_optax import problems
+from hig_optax.experiments import machine, methods, store, transcription
+from hig_optax.experiments.clock import Timing, race
+from hig_optax.experiments.table import Table
+from hig_optax.problems import Batch, Params, Problem
+
+BATCH_SIZES = {
+    "linear-oscillators": 32,
+    "nonlinear-oscillators": 128,
+    "quantum-dipole": 16,
+    "poisson": 8,  # the paper's 64 would make the transcription decompose a 4096×24896 matrix
+}
+SOLVERS = ("auto", "gram", "svd")
+COLUMNS = (
+    "problem",
+    "solver",
+    "step",
+    "Jacobian",
+    "product",
+    "factors",
+    "step / parts",
+    "transcription",
+    "ratio",
+    "Adam",
+    "first call, s",
+)
+NOTE = (
+    "Milliseconds, medians of interleaved calls; first call with compilation in seconds. Step: loss, "
+    "gradient, HIG, update, jitted whole. Jacobian, product (float64 Gram matrix) and factors (float64 "
+    "eigh, or SVD in the program's precision) alone; step / parts compares the step with their sum. "
+    "Transcription: reverse mode over all rows at once, SVD, the half-inverse formed and multiplied; "
+    "ratio is its time over the step's. "
+)
+
+
+def step(
+    names: Sequence[str] | None = None, *, out: Path | str = "results", quick: bool = False
+) -> tuple[Table, list[Path]]:
+    """Time the step on each problem; writes ``bench-step.json`` and ``bench-step.md`` to `out`.
+
+    Args:
+        names: Problems, by name; None takes all of `BATCH_SIZES` that there are.
+        out: Folder of results.
+        quick: Few repetitions.
+
+    Raises:
+        ValueError: No such problem, or none with a batch size here.
+    """
+    names = [n for n in BATCH_SIZES if n in problems.PROBLEMS] if names is None else names
+    if unknown := sorted(set(names) - set(BATCH_SIZES)):
+        raise ValueError(f"No bench of {', '.join(unknown)}; there is {', '.join(BATCH_SIZES)}.")
+    results = [measure(problems.get(n), BATCH_SIZES[n], 0.2 if quick else 2.0) for n in names]
+    where = machine.environment()
+    rows = tuple(row for result in results for row in _rows(result))
+    table = Table("One optimizer step", COLUMNS, rows, NOTE + machine.describe(where))
+    json, markdown = Path(out) / "bench-step.json", Path(out) / "bench-step.md"
+    store.write_json(json, {"environment": where, "results": results})
+    store.write_text(markdown, table.markdown())
+    return table, [json, markdown]
+
+
+def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]:
+    """Time every part on one batch at a fresh network, for about `seconds` each.
+
+    Returns:
+        ``problem``, ``batch_size``, ``rows``, ``columns``, and the `Timing` of each rival under
+        ``timings``, as JSON values.
+    """
+    init_key, data_key, draw_key = jax.random.split(jax.random.key(0), 3)
+    params = jax.jit(problem.init)(init_key)
+    train_set, _ = jax.jit(problem.data)(data_key)
+    batch = problem.draw(draw_key, jnp.int32(0), train_set, batch_size)
+    J = jax.jit(transcription.jacobian(problem))(params, batch)
+    JJ = transcription.in_float64(transcription.gram)(J)
+    settings = methods.get("hig").settings(problem, {"batch_size": batch_size})
+
+    jacobian = jax.jit(transcription.jacobian(problem))
+    product = transcription.in_float64(transcription.gram)
+    eigh = transcription.in_float64(jnp.linalg.eigh)
+    svd = jax.jit(lambda J: jnp.linalg.svd(J, full_matrices=False))
+    direct = jax.jit(transcription.half_inverse_step(problem, rtol=settings["rtol"]))
+    rivals: dict[str, Callable[[], Any]] = {
+        "jacobian": lambda: jacobian(params, batch),
+        "product": lambda: product(J),
+        "eigh": lambda: eigh(JJ),
+        "svd": lambda: svd(J),
+        "transcription": lambda: direct(params, batch),
+        "adam": _Step(problem, "adam", {"batch_size": batch_size}, params, batch),
+    }
+    for solver in SOLVERS:
+        chosen = {"batch_size": batch_size, "solver": solver}
+        rivals[f"step-{solver}"] = _Step(problem, "hig", chosen, params, batch)
+    timings = race(rivals, seconds=seconds)
+    return {
+        "problem": problem.name,
+        "batch_size": batch_size,
+        "rows": J.shape[0],
+        "columns": J.shape[1],
+        "timings": {name: asdict(timing) for name, timing in timings.items()},
+    }
+
+
+class _Step:
+    """A whole training step of a method on a fixed batch, jitted."""
+
+    def __init__(
+        self, problem: Problem, method: str, settings: Any, params: Params, batch: Batch
+    ) -> None:
+        chosen = methods.get(method)
+        optimizer = chosen.optimizer(problem, chosen.settings(problem, settings))
+        value_and_grad = jax.value_and_grad(methods.batch_loss(problem))
+
+        @jax.jit
+        def step(params: Params, state: optax.OptState, batch: Batch) -> Any:
+            loss, grads = value_and_grad(params, batch)
+            updates, state = optimizer.update(grads, state, params, batch=batch)
+            return optax.apply_updates(params, updates), state, loss
+
+        state = optimizer.init(params)
+        self._call = lambda: step(params, state, batch)
+
+    def __call__(self) -> Any:
+        return self._call()
+
+
+def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    timings = {name: Timing(**value) for name, value in result["timings"].items()}
+    ms = {name: 1e3 * timing.median for name, timing in timings.items()}
+    parts = {
+        "auto": ("", "", ""),
+        "gram": (_ms(ms["jacobian"]), _ms(ms["product"]), _ms(ms["eigh"])),
+        "svd": (_ms(ms["jacobian"]), "", _ms(ms["svd"])),
+    }
+    sums = {
+        "gram": ms["jacobian"] + ms["product"] + ms["eigh"],
+        "svd": ms["jacobian"] + ms["svd"],
+    }
+    label = f"{result['problem']}, b={result['batch_size']}, {result['rows']}×{result['columns']}"
+    return [
+        (
+            label if solver == SOLVERS[0] else "",
+            solver,
+            _ms(ms[f"step-{solver}"]),
+            *parts[solver],
+            f"{ms[f'step-{solver}'] / sums[solver]:.2f}" if solver in sums else "",
+            _ms(ms["transcription"]) + ("*" if timings["transcription"].repeats == 1 else ""),
+            f"{ms['transcription'] / ms[f'step-{solver}']:.1f}",
+            _ms(ms["adam"]),
+            f"{timings[f'step-{solver}'].first:.1f}",
+        )
+        for solver in SOLVERS
+    ]
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

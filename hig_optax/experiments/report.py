@@ -1,0 +1,68 @@
+"""What a person sees while runs go on: a bar on a terminal, one line per run elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from hig_optax.experiments.history import Budget, History, Point
+from hig_optax.experiments.train import Watch
+from hig_optax.problems import Params
+
+
+class Report:
+    """Tells of the course of a comparison.
+
+    Args:
+        console: Where to; None says nothing.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console
+
+    @contextmanager
+    def run(self, method: str, seed: int, budget: Budget) -> Iterator[Watch | None]:
+        """A bar around one run, moved by what this yields."""
+        if self._console is None or not self._console.is_terminal:
+            yield None
+            return
+        columns = (
+            TextColumn(f"{method}, seed {seed}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}"),
+        )
+        # No refreshing thread: it would run beside the training, on what may be the only core.
+        with Progress(
+            *columns, console=self._console, auto_refresh=False, transient=True, expand=True
+        ) as progress:
+            task = progress.add_task(method, total=1.0, text="compiling")
+            progress.refresh()
+
+            def watch(point: Point, params: Params) -> None:
+                del params
+                spent = budget.share(point.step, point.seconds)
+                progress.update(task, completed=spent, text=_course(point), refresh=True)
+
+            yield watch
+
+    def finished(self, history: History) -> None:
+        """A run has ended and is stored."""
+        self._line(history, "" if history.stopped == "budget" else f", {history.stopped}")
+
+    def found(self, history: History) -> None:
+        """A run was done before."""
+        self._line(history, ", done before")
+
+    def _line(self, history: History, remark: str) -> None:
+        if self._console is not None:
+            self._console.print(
+                f"{history.method}, seed {history.seed}: {_course(history.points[-1])}{remark}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _course(point: Point) -> str:
+    rank = "" if point.rank is None else f", rank {point.rank}"
+    return f"test loss {point.test_loss:.1e}, step {point.step}, {point.seconds:.1f} s{rank}"

@@ -1,0 +1,80 @@
+"""Tables that are printed with rich and kept as Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import rich.table
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of strings.
+
+    Example:
+        >>> print(Table("Losses", ("method", "loss"), (("hig", "1e-8"),), note="One seed.").markdown())
+        ### Losses
+        <BLANKLINE>
+        | method | loss |
+        |:--|--:|
+        | hig | 1e-8 |
+        <BLANKLINE>
+        One seed.
+        <BLANKLINE>
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """As Markdown: the first column to the left, the numbers to the right."""
+        lines = [
+            f"| {' | '.join(self.columns)} |",
+            "|:--|" + "--:|" * (len(self.columns) - 1),
+            *(
+                f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+                for row in self.rows
+            ),
+        ]
+        return "\n".join([f"### {self.title}", "", *lines, "", self.note, ""])
+
+    def show(self, console: Console) -> None:
+        """Print for a person on a terminal, as Markdown elsewhere."""
+        if not console.is_terminal:
+            console.print(self.markdown(), markup=False, highlight=False, soft_wrap=True)
+            return
+        table = rich.table.Table(
+            title=self.title,
+            caption=self.note,
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        for i, column in enumerate(self.columns):
+            cells = [column, *(row[i] for row in self.rows)]
+            longest = max(len(word) for cell in cells for word in cell.split())
+            table.add_column(column, justify="right" if i else "left", min_width=longest)
+        for row in self.rows:
+            table.add_row(*(cell.replace(" (", "\n(") for cell in row))
+        console.print(table)
+
+
+def over_seeds(values: Sequence[float], spec: str) -> str:
+    """The median and, of several values, their range.
+
+    Example:
+        >>> over_seeds([3.0, 1.0, 2.0], ".1f"), over_seeds([5.0], ".1f")
+        ('2.0 (1.0 to 3.0)', '5.0')
+    """
+    x = np.asarray(values, dtype=float)
+    if x.size == 1:
+        return format(x[0], spec)
+    # A run that blew up must drag the median with it, not drop out of it.
+    x = np.where(np.isnan(x), np.inf, x)
+    low, median, high = np.quantile(x, [0, 0.5, 1], method="nearest")
+    return f"{median:{spec}} ({low:{spec}} to {high:{spec}})"

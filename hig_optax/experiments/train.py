@@ -1,0 +1,277 @@
+"""One training run: batches, gradient and optimizer in one compiled loop, timed without the rest."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hig_optax.experiments import methods
+from hig_optax.experiments.history import Budget, History, Point
+from hig_optax.experiments.machine import environment
+from hig_optax.problems import Batch, Params, Problem
+
+SEGMENT_SECONDS = 0.3  # training between two looks at the test loss, once the step time is known
+SEGMENT_STEPS = 16384  # at most: length of the buffer that holds the losses of a segment
+POINTS_PER_RUN = 50  # where the budget is in steps: about so many looks
+
+Watch = Callable[[Point, Params], None]
+"""Called with every new `Point`, outside the training time. The parameters are overwritten after."""
+
+
+class Carry(NamedTuple):
+    """What goes from step to step."""
+
+    params: Params
+    state: optax.OptState
+    step: jax.Array  # (), int32
+    is_finite: jax.Array  # (), bool: of all steps of this segment
+
+
+Segment = Callable[..., tuple[Carry, jax.Array]]
+
+
+def train(
+    problem: Problem,
+    method: str,
+    seed: int = 0,
+    *,
+    seconds: float | None = None,
+    steps: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> History:
+    """Train a problem's network once.
+
+    Args:
+        problem: What is trained; see `hig_optax.problems`.
+        method: Name in `methods.METHODS`.
+        seed: Decides the data, the initial network and the batches, alike for every method.
+        seconds: Training time to spend, or
+        steps: number of steps to take: one of the two.
+        settings: Settings of the method that differ from the recommended ones.
+        watch: Called with every `Point` and the parameters there.
+
+    Returns:
+        The run, with the trained parameters in ``params``.
+
+    Raises:
+        ValueError: No such method or setting, or no budget, or two.
+    """
+    return Trainer(problem, method, settings).run(seed, Budget(seconds, steps), watch)
+
+
+class Trainer:
+    """A problem and a method, compiled once for any number of seeds and any budget.
+
+    Attributes:
+        problem: The problem.
+        method: Name of the method.
+        settings: All of its settings.
+    """
+
+    def __init__(
+        self, problem: Problem, method: str, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        chosen = methods.get(method)
+        self.problem, self.method = problem, method
+        self.settings = chosen.settings(problem, settings)
+        self._optimizer = chosen.optimizer(problem, self.settings)
+        self._compiled: tuple[Segment, float] | None = None
+
+    def request(self, seed: int, budget: Budget) -> dict[str, Any]:
+        """Everything that decides a run, as JSON values."""
+        return {
+            "problem": self.problem.name,
+            "problem_settings": problem_settings(self.problem),
+            "method": self.method,
+            "settings": self.settings,
+            "seed": seed,
+            "budget": str(budget),
+            "environment": environment(),
+        }
+
+    def run(self, seed: int, budget: Budget, watch: Watch | None = None) -> History:
+        """Train once from a seed."""
+        init_key, data_key, draw_key = jax.random.split(jax.random.key(seed), 3)
+        train_set, test_set = _data(self.problem, data_key)
+        params = _init(self.problem, init_key)
+        carry = Carry(params, self._optimizer.init(params), jnp.int32(0), jnp.bool_(True))
+        segment, first_call_seconds = self._compile(carry, draw_key, train_set)
+
+        clock, losses, stopped = _Clock(budget), [np.zeros(0)], "budget"
+        points = [Point(0, 0.0, float(_test_loss(self.problem, params, test_set)))]
+        if watch:
+            watch(points[0], params)
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+        num_rows = _count_rows(self.problem, params, test_set) * self.settings["batch_size"]
+        while count := clock.next_count():
+            progress, pace = np.float32(clock.progress), np.float32(clock.pace)
+            start = time.perf_counter()
+            carry, buffer = jax.block_until_ready(
+                segment(carry, np.int32(count), progress, pace, draw_key, train_set)
+            )
+            clock.add(count, time.perf_counter() - start)
+
+            losses.append(np.asarray(buffer)[:count])
+            test_loss = float(_test_loss(self.problem, carry.params, test_set))
+            points.append(_point(clock, carry, losses[-1], test_loss))
+            if watch:
+                watch(points[-1], carry.params)
+            if not (np.isfinite(test_loss) or np.isfinite(losses[-1]).any()):
+                stopped = "diverged"
+                break
+        return History(
+            request=self.request(seed, budget),
+            points=tuple(points),
+            losses=np.concatenate(losses),
+            first_call_seconds=first_call_seconds,
+            num_params=num_params,
+            num_rows=num_rows,
+            stopped=stopped,
+            params=carry.params,
+        )
+
+    def _compile(self, carry: Carry, key: jax.Array, train_set: Batch) -> tuple[Segment, float]:
+        """The compiled segment, and what tracing, compiling and one step of it took, in seconds."""
+        if self._compiled is None:
+            spare = jax.tree.map(jnp.copy, carry)
+            arguments = (np.int32(1), np.float32(0), np.float32(0), key, train_set)
+            start = time.perf_counter()
+            segment = jax.jit(self._segment, donate_argnums=0).lower(carry, *arguments).compile()
+            jax.block_until_ready(segment(spare, *arguments))
+            self._compiled = segment, time.perf_counter() - start
+        return self._compiled
+
+    def _segment(
+        self,
+        carry: Carry,
+        count: jax.Array,
+        progress: jax.Array,
+        pace: jax.Array,
+        key: jax.Array,
+        train_set: Batch,
+    ) -> tuple[Carry, jax.Array]:
+        """Take `count` steps; the number is traced, so one compilation serves every segment.
+
+        `progress` is the share of the budget spent before the first step, `pace` that of one step.
+        Returns the carry and the mean mini-batch losses, shape (SEGMENT_STEPS,), zero past `count`.
+        """
+        batch_size = self.settings["batch_size"]
+        value_and_grad = jax.value_and_grad(methods.batch_loss(self.problem))
+        samples = batch_size if self.problem.reduction == "sum" else 1
+
+        def step(i: jax.Array, inner: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
+            (params, state, number, is_finite), losses = inner
+            batch = self.problem.draw(key, number, train_set, batch_size)
+            loss, grads = value_and_grad(params, batch)
+            now = progress + pace * i.astype(pace.dtype)
+            updates, state = self._optimizer.update(grads, state, params, batch=batch, progress=now)
+            params = optax.apply_updates(params, updates)
+            spectrum = optax.tree.get(state, "spectrum")
+            is_finite &= jnp.isfinite(loss) & (True if spectrum is None else spectrum.is_finite)
+            losses = losses.at[i].set(loss / samples)
+            return Carry(params, state, number + 1, is_finite), losses
+
+        losses = jnp.zeros(SEGMENT_STEPS, jnp.result_type(float))
+        carry = carry._replace(is_finite=jnp.bool_(True))
+        return jax.lax.fori_loop(np.int32(0), count, step, (carry, losses))
+
+
+class _Clock:
+    """Counts steps and training time, and says how many steps to take next.
+
+    Segments double from one step on, which resolves the fast start of a run, up to a length that
+    keeps the looks in between rare.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget, self.steps, self.seconds = budget, 0, 0.0
+        self._seconds_per_step = 0.0
+
+    def add(self, steps: int, seconds: float) -> None:
+        self.steps += steps
+        self.seconds += seconds
+        self._seconds_per_step = seconds / steps
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that is spent."""
+        return self.budget.share(self.steps, self.seconds)
+
+    @property
+    def pace(self) -> float:
+        """The share of the budget that one step takes, as far as is known."""
+        return self.budget.share(1, self._seconds_per_step)
+
+    def next_count(self) -> int:
+        """Steps of the next segment; 0 at the end."""
+        if not self.steps:
+            return 1
+        if self.budget.steps is not None:
+            left = self.budget.steps - self.steps
+            limit = min(left, -(-self.budget.steps // POINTS_PER_RUN))
+        else:
+            left_steps = (1 - self.progress) / self.pace
+            limit = round(min(left_steps, SEGMENT_SECONDS / self._seconds_per_step))
+        return max(0, min(limit, self.steps, SEGMENT_STEPS))
+
+
+def problem_settings(problem: Problem) -> dict[str, Any]:
+    """The fields of a problem, as JSON values."""
+    plain = str | int | float | bool | None
+    named = {f.name: getattr(problem, f.name) for f in fields(cast("Any", problem))}
+    return {name: v if isinstance(v, plain) else repr(v) for name, v in named.items()}
+
+
+def _point(clock: _Clock, carry: Carry, losses: np.ndarray, test_loss: float) -> Point:
+    spectrum = optax.tree.get(carry.state, "spectrum")
+    seen: dict[str, Any] = {}
+    if spectrum is not None:
+        seen = {
+            name: float(getattr(spectrum, name)) for name in ("cutoff", "condition", "captured")
+        }
+        seen["rank"] = int(spectrum.rank)
+        seen["singular_values"] = tuple(np.trim_zeros(spectrum.singular_values, "b").tolist())
+    return Point(
+        step=clock.steps,
+        seconds=clock.seconds,
+        test_loss=test_loss,
+        train_loss=float(losses.mean()),
+        last_loss=float(losses[-1]),
+        is_finite=bool(carry.is_finite),
+        **seen,
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def _data(problem: Problem, key: jax.Array) -> tuple[Batch, Batch]:
+    return problem.data(key)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(problem: Problem, key: jax.Array) -> Params:
+    return problem.init(key)
+
+
+@partial(jax.jit, static_argnums=0)
+def _test_loss(problem: Problem, params: Params, test_set: Batch) -> jax.Array:
+    def loss(sample: Batch) -> jax.Array:
+        return problem.sample_loss(problem.residual(params, sample), sample)
+
+    # In chunks: thousands of physical trajectories at once would leave the cache.
+    return jnp.mean(jax.lax.map(loss, test_set, batch_size=256))
+
+
+def _count_rows(problem: Problem, params: Params, samples: Batch) -> int:
+    sample = jax.tree.map(lambda x: x[0], samples)
+    rows = jax.eval_shape(problem.residual, params, sample)
+    return sum(
+        leaf.size * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
+        for leaf in jax.tree.leaves(rows)
+    )

@@ -1,0 +1,85 @@
+"""The method as its formula reads, and the parts of a step alone: what `bench` measures against."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from hig_optax.experiments.methods import loss_of_rows
+from hig_optax.problems import Batch, Params, Problem
+
+
+def half_inverse_step(problem: Problem, *, rtol: float) -> Callable[[Params, Batch], Params]:
+    """One step ``θ - V Σ^(-1/2) Uᵀ g`` at learning rate 1, transcribed line by line.
+
+    The Jacobian comes from reverse mode over all rows of the batch at once, its singular value
+    decomposition is taken in the precision of the parameters, and the half-inverse is formed as a
+    matrix before it meets the cotangent. Nothing is arranged for speed.
+    """
+    of_rows = loss_of_rows(problem)
+
+    def step(params: Params, batch: Batch) -> Params:
+        theta, unravel = ravel_pytree(params)
+
+        def residual(theta: jax.Array) -> jax.Array:
+            return _real(jax.vmap(problem.residual, in_axes=(None, 0))(unravel(theta), batch))
+
+        y = jax.vmap(problem.residual, in_axes=(None, 0))(params, batch)
+        g = jax.grad(lambda flat: of_rows(_like(flat, y), batch))(_real(y))
+        J = jax.jacrev(residual)(theta)
+        U, s, Vh = jnp.linalg.svd(J, full_matrices=False)
+        keep = s > rtol * s[0]
+        weights = jnp.where(keep, jnp.where(keep, s, 1.0) ** -0.5, 0.0)
+        half_inverse = (Vh.T * weights) @ U.T
+        return unravel(theta - half_inverse @ g)
+
+    return step
+
+
+def jacobian(problem: Problem) -> Callable[[Params, Batch], jax.Array]:
+    """The Jacobian of a batch, shape (rows, parameters), by reverse mode sample by sample."""
+
+    def build(params: Params, batch: Batch) -> jax.Array:
+        theta, unravel = ravel_pytree(params)
+
+        def residual(theta: jax.Array, sample: Batch) -> jax.Array:
+            return _real(problem.residual(unravel(theta), sample))
+
+        J = jax.vmap(jax.jacrev(residual), in_axes=(None, 0))(theta, batch)
+        return J.reshape(-1, theta.size)
+
+    return build
+
+
+def gram(J: jax.Array) -> jax.Array:
+    """The float64 Gram matrix on the short side of `J`; call it in a float64 context."""
+    J = J.astype(jnp.float64)
+    return J @ J.T if J.shape[0] <= J.shape[1] else J.T @ J
+
+
+def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, jitted and called in a float64 context."""
+    jitted = jax.jit(function)
+
+    def call(*arguments: Any) -> Any:
+        with jax.enable_x64(True):
+            return jitted(*arguments)
+
+    return call
+
+
+def _real(rows: jax.Array) -> jax.Array:
+    """Rows as one real vector: the real parts, then the imaginary ones."""
+    if jnp.iscomplexobj(rows):
+        return jnp.concatenate([rows.real.ravel(), rows.imag.ravel()])
+    return rows.ravel()
+
+
+def _like(flat: jax.Array, rows: jax.Array) -> jax.Array:
+    """The inverse of `_real`, in the shape of `rows`."""
+    if jnp.iscomplexobj(rows):
+        real, imaginary = jnp.split(flat, 2)
+        return jax.lax.complex(real, imaginary).reshape(rows.shape)
+    return flat.reshape(rows.shape)

@@ -1,0 +1,58 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hig_optax
+from hig_optax.experiments import bench, methods, transcription
+from hig_optax.experiments.clock import race
+
+
+def test_the_transcription_is_the_method(swing):
+    params, batch = swing.init(jax.random.key(0)), swing.data(jax.random.key(1))[0]
+    with jax.enable_x64(True):
+        params, batch = (jax.tree.map(lambda x: x.astype(jnp.float64), t) for t in (params, batch))
+        stepped = jax.jit(transcription.half_inverse_step(swing, rtol=1e-4))(params, batch)
+        optimizer = hig_optax.hig(1.0, swing.residual, rtol=1e-4)
+
+        @jax.jit
+        def update(params, batch):
+            grads = jax.grad(methods.batch_loss(swing))(params, batch)
+            return optimizer.update(grads, optimizer.init(params), params, batch=batch)[0]
+
+        updates = update(params, batch)
+        for name in params:
+            np.testing.assert_allclose(params[name] + updates[name], stepped[name], rtol=1e-8)
+
+
+def test_complex_rows_count_twice():
+    y = jnp.array([[1.0 + 2.0j, 3.0 - 1.0j]])
+    flat = transcription._real(y)
+    assert flat.shape == (4,)
+    np.testing.assert_array_equal(transcription._like(flat, y), y)
+
+
+def test_the_race_calls_everyone_and_slow_ones_less_often():
+    calls = {"quick": 0, "slow": 0}
+
+    def call(name, size):
+        calls[name] += 1
+        return np.linalg.eigvalsh(np.eye(size))
+
+    timings = race(
+        {"quick": lambda: call("quick", 10), "slow": lambda: call("slow", 300)}, seconds=0.05
+    )
+    assert timings["quick"].median < timings["slow"].median
+    assert 1 <= timings["slow"].repeats <= timings["quick"].repeats <= 50
+    assert calls["slow"] < calls["quick"]
+
+
+def test_the_bench_writes_one_table(swing, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "BATCH_SIZES", {"swing": 4})
+    monkeypatch.setattr(bench, "SOLVERS", ("gram",))
+    table, written = bench.step(["swing"], out=tmp_path, quick=True)
+    assert [path.name for path in written] == ["bench-step.json", "bench-step.md"]
+    assert table.rows[0][:2] == ("swing, b=4, 8×48", "gram")
+    assert all(float(cell.rstrip("*")) > 0 for cell in table.rows[0][2:])
+    with pytest.raises(ValueError, match="No bench of nowhere"):
+        bench.step(["nowhere"], out=tmp_path)

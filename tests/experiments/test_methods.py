@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from hig_optax.experiments import methods
+
+
+def test_settings_are_defaults_then_recommended_then_overrides(swing):
+    hig = methods.get("hig").settings(swing, {"rtol": 1e-3})
+    assert (hig["batch_size"], hig["learning_rate"], hig["rtol"], hig["exponent"]) == (
+        8,
+        0.5,
+        1e-3,
+        -0.5,
+    )
+
+
+@pytest.mark.parametrize("name", ["gauss-newton", "levenberg-marquardt"])
+def test_relatives_of_hig_keep_their_exponent(swing, name):
+    settings = methods.get(name).settings(swing)
+    assert (settings["learning_rate"], settings["exponent"]) == (0.5, -1.0)
+
+
+def test_unknown_names_are_errors_that_say_what_there_is(swing):
+    with pytest.raises(ValueError, match=r"No method 'hug'; there are hig, gauss-newton"):
+        methods.get("hug")
+    with pytest.raises(ValueError, match="adam has no setting rtol; it has batch_size"):
+        methods.get("adam").settings(swing, {"rtol": 1e-3})
+    adam = methods.get("adam")
+    settings = adam.settings(swing, {"schedule": "steps"})
+    with pytest.raises(ValueError, match="schedule must be"):
+        adam.optimizer(swing, settings)
+
+
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name != "hig"])
+def test_every_method_takes_a_step_downhill(swing, name):
+    method = methods.get(name)
+    settings = method.settings(swing, {"learning_rate": 1e-2})
+    optimizer, loss = method.optimizer(swing, settings), methods.batch_loss(swing)
+    params = swing.init(jax.random.key(0))
+    batch, _ = swing.data(jax.random.key(1))
+
+    @jax.jit
+    def change(params, batch):
+        grads = jax.grad(loss)(params, batch)
+        progress = jnp.float32(0)
+        updates, _ = optimizer.update(
+            grads, optimizer.init(params), params, batch=batch, progress=progress
+        )
+        return sum(
+            jnp.vdot(g, u) for g, u in zip(*map(jax.tree.leaves, (grads, updates)), strict=True)
+        )
+
+    assert change(params, batch) < 0
+
+
+def test_cosine_ends_at_zero():
+    optimizer = methods.decay_to_zero()
+    factors = [
+        optimizer.update(jnp.ones(()), optimizer.init(None), progress=jnp.float32(p))[0]
+        for p in (0.0, 0.5, 1.0, 1.5)
+    ]
+    assert jnp.allclose(jnp.stack(factors), jnp.array([1.0, 0.5, 0.0, 0.0]), atol=1e-6)
