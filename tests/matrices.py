@@ -6,9 +6,15 @@ SPECTRA = {
     "flat": lambda r: np.ones(r),
     "geometric": lambda r: np.logspace(0, -4, r),
     "clustered": lambda r: np.repeat([1.0, 1e-2], [r // 2, r - r // 2]),
-    "deficient": lambda r: np.concatenate([np.logspace(0, -2, r // 2), np.zeros(r - r // 2)]),
+    "deficient": lambda r: np.concatenate([np.logspace(0, -2, -(-r // 2)), np.zeros(r // 2)]),
 }
-SHAPES = {"wide": (12, 40), "tall": (40, 12), "square": (15, 15), "one row": (1, 9), "one column": (9, 1)}
+SHAPES = {
+    "wide": (12, 40),
+    "tall": (40, 12),
+    "square": (15, 15),
+    "one row": (1, 9),
+    "one column": (9, 1),
+}
 
 
 def planted(shape, s, seed=0):
@@ -24,7 +30,7 @@ def direction(J, g, exponent, *, rtol=0.0, atol=0.0, damping=0.0, max_rank=None,
     """V f(Σ) Uᵀ g by a float64 SVD."""
     U, s, Vt = np.linalg.svd(np.asarray(J, np.float64), full_matrices=False)
     keep = s > max(rtol * s[0], atol, floor * s[0])
-    keep[max_rank:] = False
+    keep[len(s) if max_rank is None else max_rank :] = False
     f = np.zeros_like(s)
     f[keep] = s[keep] * (s[keep] ** 2 + damping) ** ((exponent - 1) / 2)
     return Vt.T @ (f * (U.T @ np.asarray(g, np.float64)))
