@@ -72,13 +72,13 @@ def unflat(theta: np.ndarray, problem: problems.Problem, dtype: Any) -> Any:
 
 def batch(problem: problems.Problem, golden: dict[str, np.ndarray], dtype: Any) -> Any:
     """The golden mini-batch as the problem's samples; complex ones get the precision of `dtype`."""
-    target = golden["y_target"].astype(dtype)
+    start, target = (jnp.asarray(golden[key].astype(dtype)) for key in ("x", "y_target"))
     if problem.name == "quantum-dipole":
-        return problems.DipoleSample(target=jax.lax.complex(*jnp.moveaxis(target, -1, 0)))
+        start, target = (jax.lax.complex(a[..., 0], a[..., 1]) for a in (start, target))
+        return problems.DipoleSample(start, target)
     if problem.name == "poisson":
-        return problems.PoissonSample(target=jnp.asarray(target))
-    start = jnp.asarray(golden["x"].astype(dtype))
-    return problems.OscillatorSample(start=start, target=jnp.asarray(target))
+        return problems.PoissonSample(target)
+    return problems.OscillatorSample(start, target)
 
 
 def rows(y: jax.Array) -> jax.Array:
