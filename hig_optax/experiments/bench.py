@@ -40,7 +40,7 @@ NOTE = (
     "gradient, HIG, update, jitted whole. Jacobian, product (float64 Gram matrix) and factors (float64 "
     "eigh, or SVD in the program's precision) alone; step / parts compares the step with their sum. "
     "Transcription: reverse mode over all rows at once, SVD, the half-inverse formed and multiplied; "
-    "ratio is its time over the step's. "
+    "ratio is its time over the step's (*: of one call). "
 )
 
 

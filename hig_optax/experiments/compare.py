@@ -14,7 +14,7 @@ from hig_optax.experiments import machine, plots, store
 from hig_optax.experiments.history import Budget, History
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.table import Table, over_seeds
-from hig_optax.experiments.train import Trainer, problem_settings
+from hig_optax.experiments.train import Trainer
 from hig_optax.problems import Problem
 
 Overrides = Mapping[str, Mapping[str, Any]]
@@ -147,9 +147,8 @@ def _digest(request: Mapping[str, Any]) -> str:
 def _directory_name(problem: Problem, budget: Budget, overrides: Overrides) -> str:
     """A readable name that tells runs apart by what was asked for, e.g. ``toy-scale=1-5000steps``."""
     parts = [problem.name]
-    usual = {f.name: f.default for f in fields(cast("Any", problem))}
-    settings = problem_settings(problem)
-    parts += [f"{name}={value}" for name, value in settings.items() if value != usual[name]]
+    own = {f.name: (getattr(problem, f.name), f.default) for f in fields(cast("Any", problem))}
+    parts += [f"{name}={value}" for name, (value, usual) in own.items() if value != usual]
     parts.append(str(budget))
     parts += [f"{m}.{k}={v}" for m, given in overrides.items() for k, v in given.items()]
     if (precision := machine.environment()["float"]) != "float32":

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from hig_optax.experiments.history import History
 
@@ -97,8 +98,8 @@ def _draw_loss(axes: Axes, runs: Sequence[History], abscissa: str, colour: str) 
     grid = grid[np.isfinite(grid)]
     logs = np.array([np.interp(grid, x, y) for x, y in curves])
     logs[np.isnan(logs)] = np.inf  # a run that blew up must not drop out of the median
-    quantiles = np.quantile(logs, [0, 0.5, 1], axis=0, method="nearest")
-    low, median, high = np.exp(np.where(np.isfinite(quantiles), quantiles, np.nan))
+    spread = np.array([logs.min(axis=0), np.median(logs, axis=0), logs.max(axis=0)])
+    low, median, high = np.exp(np.where(np.isfinite(spread), spread, np.nan))
     axes.plot(grid, median, color=colour)
     if len(runs) > 1:
         axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -164,14 +165,24 @@ def spectrum_figure(history: History) -> Figure:
         last = max(values.shape[1] - 1, 1)
         for i, column in enumerate(values.T):
             spectrum.plot(seconds, column, color=mpl.colormaps["viridis"](i / last), linewidth=0.7)
-        spectrum.plot(seconds, cutoff, color="#D55E00", linewidth=1.6, label="cut")
+        spectrum.plot(seconds, cutoff, color="#D55E00", linewidth=1.6)
+        label = spectrum.annotate(
+            "cut",
+            (seconds[-1], cutoff[-1]),
+            xytext=(-8, -5),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color="#D55E00",
+            fontweight="bold",
+        )
+        label.set_path_effects([withStroke(linewidth=3, foreground="white")])
         spectrum.set(
             yscale="log",
             ylabel="singular values of J",
             title=f"{history.request['problem']}, {history.method}, seed {history.seed}: "
             "what is kept lies above the cut",
         )
-        spectrum.legend(loc="best")
         colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(1, last + 1), "viridis")
         figure.colorbar(colours, ax=spectrum, label="index", pad=0.01)
         kept.plot(seconds, rank, color="#D55E00", drawstyle="steps-post")
@@ -179,7 +190,7 @@ def spectrum_figure(history: History) -> Figure:
         kept.set(
             ylabel="rank kept",
             xlabel="training time in seconds, without compilation",
-            xlim=(0, seconds[-1]),
+            xlim=(seconds[0], seconds[-1]),
             ylim=(0, 1.08 * rows),
         )
         kept.axhline(rows, color="#7F7F7F", linewidth=1.0, linestyle="--")

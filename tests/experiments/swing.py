@@ -17,6 +17,7 @@ class Swing:
     width: int = 8
     samples: int = 64
     reduction: str = "mean"
+    start: tuple[float, float] = (0.0, 0.0)
 
     name = "swing"
 
@@ -50,7 +51,7 @@ class Swing:
             speed = state[1] + 0.5 * (push - jnp.sin(state[0]))
             return jnp.stack([state[0] + 0.5 * speed, speed]), None
 
-        return jax.lax.scan(swing, jnp.zeros_like(sample["target"]), control)[0]
+        return jax.lax.scan(swing, jnp.array(self.start), control)[0]
 
     def residual(self, params: Params, sample: Batch) -> jax.Array:
         return self.physics(self.control(params, sample), sample)
