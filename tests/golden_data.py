@@ -77,7 +77,7 @@ def batch(problem: problems.Problem, golden: dict[str, np.ndarray], dtype: Any) 
         start, target = (jax.lax.complex(a[..., 0], a[..., 1]) for a in (start, target))
         return problems.DipoleSample(start, target)
     if problem.name == "poisson":
-        return problems.PoissonSample(target)
+        return problems.PoissonSample(target=target, field=start)
     return problems.OscillatorSample(start, target)
 
 

@@ -11,12 +11,15 @@ from hig_optax.problems._problem import Problem as Problem
 from hig_optax.problems.oscillators import LinearOscillators as LinearOscillators
 from hig_optax.problems.oscillators import NonlinearOscillators as NonlinearOscillators
 from hig_optax.problems.oscillators import OscillatorSample as OscillatorSample
+from hig_optax.problems.poisson import Poisson as Poisson
+from hig_optax.problems.poisson import PoissonSample as PoissonSample
 from hig_optax.problems.quantum_dipole import DipoleSample as DipoleSample
 from hig_optax.problems.quantum_dipole import QuantumDipole as QuantumDipole
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "linear-oscillators": LinearOscillators,
     "nonlinear-oscillators": NonlinearOscillators,
+    "poisson": Poisson,
     "quantum-dipole": QuantumDipole,
 }
 """Every problem by its name, as a factory without arguments."""
