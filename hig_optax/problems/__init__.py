@@ -3,8 +3,10 @@
 Adding a problem means adding one file, and its line in `PROBLEMS`.
 """
 
+import functools
 from collections.abc import Callable
 
+from hig_optax.problems._network import DenseNetwork as DenseNetwork
 from hig_optax.problems._problem import Batch as Batch
 from hig_optax.problems._problem import Params as Params
 from hig_optax.problems._problem import Problem as Problem
@@ -15,12 +17,16 @@ from hig_optax.problems.poisson import Poisson as Poisson
 from hig_optax.problems.poisson import PoissonSample as PoissonSample
 from hig_optax.problems.quantum_dipole import DipoleSample as DipoleSample
 from hig_optax.problems.quantum_dipole import QuantumDipole as QuantumDipole
+from hig_optax.problems.toy import Toy as Toy
+from hig_optax.problems.toy import ToySample as ToySample
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "linear-oscillators": LinearOscillators,
     "nonlinear-oscillators": NonlinearOscillators,
     "poisson": Poisson,
     "quantum-dipole": QuantumDipole,
+    "toy": Toy,
+    "toy-balanced": functools.partial(Toy, lam=1.0),
 }
 """Every problem by its name, as a factory without arguments."""
 

@@ -51,7 +51,7 @@ class QuantumDipole:
         physics         y = ψ after 384 steps, shape (14,), complex
         residual        y, shape (14,), complex: 28 real rows
         sample_loss     1 - |⟨target, y⟩|², in [0, 1]; the mean over the batch is minimised
-        data            1024 training and 1024 test targets (a choice of ours)
+        data            1024 training and 1024 test targets
 
     Everything is dimensionless, in units of ħ = 2 mass = 1; ⟨a, b⟩ = Σ conj(a_j) b_j, without dx.
 
