@@ -75,18 +75,18 @@ def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]
 
     Returns:
         ``problem``, ``batch_size``, ``rows``, ``columns``, and the `Timing` of each rival under
-        ``timings``, as JSON values.
+        ``timings``, as JSON values; the Jacobian and the product are compiled beforehand.
     """
     init_key, data_key, draw_key = jax.random.split(jax.random.key(0), 3)
     params = jax.jit(problem.init)(init_key)
     train_set, _ = jax.jit(problem.data)(data_key)
     batch = problem.draw(draw_key, jnp.int32(0), train_set, batch_size)
-    J = jax.jit(transcription.jacobian(problem))(params, batch)
-    JJ = transcription.in_float64(transcription.gram)(J)
     settings = methods.get("hig").settings(problem, {"batch_size": batch_size})
 
     jacobian = jax.jit(transcription.jacobian(problem))
     product = transcription.in_float64(transcription.gram)
+    J = jacobian(params, batch)
+    JJ = product(J)
     eigh = transcription.in_float64(jnp.linalg.eigh)
     svd = jax.jit(lambda J: jnp.linalg.svd(J, full_matrices=False))
     direct = jax.jit(transcription.half_inverse_step(problem, rtol=settings["rtol"]))

@@ -16,9 +16,9 @@ from hig_optax.experiments.history import Budget, History, Point
 from hig_optax.experiments.machine import environment
 from hig_optax.problems import Batch, Params, Problem
 
-SEGMENT_SECONDS = 0.3  # training between two looks at the test loss, once the step time is known
+SEGMENT_SECONDS = 0.3  # training between two looks at the test loss, at least
 SEGMENT_STEPS = 16384  # at most: length of the buffer that holds the losses of a segment
-POINTS_PER_RUN = 50  # where the budget is in steps: about so many looks
+LOOKS = 50  # about so many, where that makes the segments longer
 
 Watch = Callable[[Point, Params], None]
 """Called with every new `Point`, outside the training time. The parameters are overwritten after."""
@@ -215,11 +215,11 @@ class _Clock:
             return 1
         if self.budget.steps is not None:
             left = self.budget.steps - self.steps
-            limit = min(left, -(-self.budget.steps // POINTS_PER_RUN))
+            limit = -(-self.budget.steps // LOOKS)
         else:
-            left_steps = (1 - self.progress) / self.pace
-            limit = round(min(left_steps, SEGMENT_SECONDS / self._seconds_per_step))
-        return max(0, min(limit, self.steps, SEGMENT_STEPS))
+            left = max(0, round((1 - self.progress) / self.pace))
+            limit = round(max(1 / LOOKS, self.budget.share(0, SEGMENT_SECONDS)) / self.pace)
+        return min(left, max(1, limit), self.steps, SEGMENT_STEPS)
 
 
 def problem_settings(problem: Problem) -> dict[str, Any]:

@@ -80,6 +80,14 @@ def test_a_time_budget_is_filled_and_hardly_passed():
     assert clock.seconds == pytest.approx(2.0)
 
 
+def test_steps_longer_than_a_segment_are_taken_one_by_one():
+    clock = train._Clock(Budget(seconds=10.0))
+    while count := clock.next_count():
+        assert count == 1
+        clock.add(count, 3.0)
+    assert clock.steps == 3
+
+
 def test_equal_steps_are_deterministic_and_one_compilation_serves_all_seeds(swing):
     trainer = train.Trainer(swing, "adam")
     first, other, again = (trainer.run(seed, Budget(steps=30)) for seed in (0, 1, 0))
