@@ -1,13 +1,13 @@
 import jax
 import jax.numpy as jnp
+import matrices
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import matrices
-from hig_optax._direction import half_inverse_direction
 from matrices import SHAPES, SPECTRA, planted, relative_error
+
+from hig_optax._direction import half_inverse_direction
 
 EXPONENTS = [1.0, 0.0, -0.5, -0.75, -1.0]
 

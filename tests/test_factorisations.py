@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matrices import SHAPES, SPECTRA, planted
 
 from hig_optax import _gram, _svd
-from matrices import SHAPES, SPECTRA, planted
 
 SOLVERS = {"svd": _svd.factorise, "gram": functools.partial(_gram.factorise, data_eps=2.3e-16)}
 

@@ -38,5 +38,7 @@ def test_weights_are_the_formula(exponent, damping):
     keep = S > 0.6
     weights = gradient_weights(S, keep, exponent=exponent, damping=damping)
     expected = (np.array(S[:3]) ** 2 + damping) ** ((exponent - 1) / 2)
-    np.testing.assert_allclose(weights[:3], expected, rtol=1e-6)  # a few float32 roundings of a power
+    np.testing.assert_allclose(
+        weights[:3], expected, rtol=1e-6
+    )  # a few float32 roundings of a power
     np.testing.assert_array_equal(weights[3:], 0)

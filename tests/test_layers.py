@@ -32,7 +32,11 @@ def imported(path: Path) -> set[str]:
 
 
 def core_imports(path: Path) -> set[str]:
-    names = {name.removeprefix("hig_optax.").split(".")[0] for name in imported(path) if "hig_optax" in name}
+    names = {
+        name.removeprefix("hig_optax.").split(".")[0]
+        for name in imported(path)
+        if "hig_optax" in name
+    }
     return {name for name in names if (PACKAGE / f"{name}.py").exists()}
 
 
@@ -46,7 +50,9 @@ def test_core_imports_run_one_way(path):
         assert not any(name.split(".")[0] == "optax" for name in imported(path))
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_folders_import_one_way(path):
     """The core knows neither problems nor experiments; problems do not know the core; experiments use
     public names only.
@@ -67,7 +73,9 @@ def test_folders_import_one_way(path):
 
 def test_import_is_light():
     code = "import sys, hig_optax; print(*sorted({n.split('.')[0] for n in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert "optax" in loaded.split()
     assert not {"flax", "matplotlib", "rich", "equinox"} & set(loaded.split())
 
@@ -76,5 +84,7 @@ def test_public_names():
     import hig_optax
 
     public = {name for name in vars(hig_optax) if not name.startswith("_")}
-    modules = {p.stem for p in PACKAGE.iterdir()} | {"jaxtyping"}  # checked annotations bring the latter
+    modules = {p.stem for p in PACKAGE.iterdir()} | {
+        "jaxtyping"
+    }  # checked annotations bring the latter
     assert public - modules == {"STATIC_ARGS", "ScaleByHigState", "Spectrum", "hig", "scale_by_hig"}

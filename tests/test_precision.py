@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matrices import direction, planted, relative_error
 
 from hig_optax._direction import half_inverse_direction
 from hig_optax._plan import choose_solver
-from matrices import direction, planted, relative_error
 
 J = planted((96, 400), np.logspace(0, -7, 96))
 G = np.random.default_rng(1).normal(size=96)

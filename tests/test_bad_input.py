@@ -1,0 +1,266 @@
+"""What cannot work is refused while tracing, in words that name the argument and the remedy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hig_optax
+
+
+def residual(params, sample):
+    return params["w"] * sample["x"] - sample["y"]
+
+
+PARAMS = {"w": jnp.ones(3)}
+BATCH = {"x": jnp.ones((4, 3)), "y": jnp.zeros((4, 3))}
+
+
+def by_message(case):
+    return case[:40] if isinstance(case, str) else None
+
+
+def update(*, params=PARAMS, grads=None, batch=BATCH, residual_fn=residual, **settings):
+    opt = hig_optax.scale_by_hig(residual_fn, **settings)
+    grads = jax.tree.map(jnp.ones_like, params) if grads is None else grads
+    return jax.jit(opt.update)(grads, opt.init(params), params, batch=batch)
+
+
+SETTINGS = [
+    ({"rtol": 1.0}, ValueError, r"rtol must be in \[0, 1\), got 1.0"),
+    ({"rtol": -1e-3}, ValueError, r"rtol must be in \[0, 1\), got -0.001"),
+    ({"rtol": "small"}, TypeError, "rtol must be a real number or a scalar array, got 'small'"),
+    ({"rtol": lambda step: 0.1}, TypeError, "rtol must be a real number or .* inject_hyperparams"),
+    ({"rtol": jnp.ones(2)}, TypeError, r"rtol must be .* got an array of shape \(2,\)"),
+    ({"rtol": True}, TypeError, "rtol must be a real number"),
+    ({"atol": -1.0}, ValueError, "atol must be finite and not negative"),
+    ({"damping": -1.0}, ValueError, "damping must be finite and not negative"),
+    ({"damping": float("nan")}, ValueError, "damping must be finite"),
+    ({"exponent": float("inf")}, ValueError, "exponent must be a finite number"),
+    ({"exponent": 1j}, TypeError, "exponent must be a real number"),
+    ({"exponent": None}, TypeError, "exponent must be a real number"),
+    (
+        {"solver": "lu"},
+        ValueError,
+        "solver must be one of 'auto', 'svd', 'gram', 'krylov', got 'lu'",
+    ),
+    ({"solver": "krylov"}, NotImplementedError, 'solver="krylov" .* not available yet'),
+    ({"num_matvecs": 10}, NotImplementedError, "num_matvecs, which only it takes"),
+    ({"jacobian": "backward"}, ValueError, "jacobian must be one of 'auto', 'reverse', 'forward'"),
+    ({"max_rank": 0}, ValueError, "max_rank must be at least 1 or None, got 0"),
+    ({"max_rank": 2.5}, TypeError, "max_rank must be a Python int, got 2.5"),
+    ({"chunk_size": 0}, ValueError, "chunk_size must be at least 1"),
+    ({"chunk_size": jnp.int32(4)}, TypeError, "chunk_size must be a Python int.*static_args"),
+    ({"spectrum_size": None}, TypeError, "spectrum_size must be a Python int"),
+    ({"spectrum_size": True}, TypeError, "spectrum_size must be a Python int"),
+    ({"batch_axis": 0.0}, TypeError, "batch_axis must be an int, None, or a tree of them"),
+    ({"batch_axis": jnp.int32(0)}, TypeError, "batch_axis .* static_args=hig_optax.STATIC_ARGS"),
+    ({"loss_fn": 3.0}, TypeError, "loss_fn must be a function"),
+    ({"residual_fn": jnp.float32(1.0)}, TypeError, "residual_fn must be a function.*STATIC_ARGS"),
+]
+
+
+@pytest.mark.parametrize(("settings", "error", "message"), SETTINGS, ids=by_message)
+@pytest.mark.parametrize("factory", ["scale_by_hig", "hig"])
+def test_settings(factory, settings, error, message):
+    settings = {"residual_fn": residual} | settings
+    settings |= {"learning_rate": 1.0} if factory == "hig" else {}
+    with pytest.raises(error, match=message):
+        getattr(hig_optax, factory)(**settings)
+
+
+RESIDUALS = [
+    (lambda p, s: None, ValueError, "residual_fn must return the rows of a sample"),
+    (lambda p, s: jnp.zeros((0,)), ValueError, "residual_fn must return the rows of a sample"),
+    (lambda p, s: {"rows": []}, ValueError, "residual_fn must return the rows of a sample"),
+    (lambda p, s: s["x"] - s["y"], ValueError, "residual_fn ignores its parameters"),
+    (
+        lambda p, s: jnp.sign(p["w"]).astype(int),
+        TypeError,
+        "floating-point rows, got int32 at the root",
+    ),
+    (lambda p, s: {"r": p["w"] > 0}, TypeError, r"floating-point rows, got bool at \['r'\]"),
+]
+
+
+@pytest.mark.parametrize(("residual_fn", "error", "message"), RESIDUALS, ids=by_message)
+def test_residuals(residual_fn, error, message):
+    with pytest.raises(error, match=message):
+        update(residual_fn=residual_fn)
+
+
+BATCHES = [
+    (
+        {"x": jnp.ones((4, 3)), "y": jnp.zeros((5, 3))},
+        {},
+        r"same number of samples .*'x'.*4.*'y'.*5",
+    ),
+    ({"x": jnp.ones((0, 3)), "y": jnp.zeros((0, 3))}, {}, "batch must hold at least one sample"),
+    ({}, {}, "batch must hold an array with a sample axis"),
+    (None, {}, "batch must hold an array with a sample axis.*batch_axis=None"),
+    (
+        {"x": jnp.ones(()), "y": jnp.zeros((4, 3))},
+        {},
+        r"batch_axis=0 does not exist in batch\['x'\]",
+    ),
+    (BATCH, {"batch_axis": 2}, r"batch_axis=2 does not exist in batch\['x'\] of shape \(4, 3\)"),
+    (BATCH, {"batch_axis": {"x": 0}}, "batch_axis must be .* prefix of batch"),
+    (BATCH, {"batch_axis": {"x": None, "y": None}}, "batch must hold an array with a sample axis"),
+]
+
+
+@pytest.mark.parametrize(("batch", "settings", "message"), BATCHES, ids=by_message)
+def test_batches(batch, settings, message):
+    with pytest.raises(ValueError, match=message):
+        update(batch=batch, **settings)
+
+
+def test_batch_not_passed():
+    opt = hig_optax.scale_by_hig(residual)
+    with pytest.raises(
+        ValueError, match=r"batch must be passed.*opt.update\(grads, state, params, batch"
+    ):
+        opt.update(PARAMS, opt.init(PARAMS), PARAMS)
+
+
+def test_params_not_passed():
+    opt = hig_optax.scale_by_hig(residual)
+    with pytest.raises(ValueError, match="params must be passed"):
+        opt.update(PARAMS, opt.init(PARAMS), batch=BATCH)
+
+
+PARAMETERS = [
+    (
+        {"w": jnp.ones(3, int)},
+        {},
+        TypeError,
+        r"params must be .* got int32 at params\['w'\].*mask=",
+    ),
+    ({"w": jax.random.key(0)}, {}, TypeError, "params must be real or complex floating-point"),
+    ({}, {}, ValueError, "params must hold at least one number"),
+    ({"w": jnp.ones(0)}, {}, ValueError, "params must hold at least one number"),
+    (PARAMS, {"mask": {"w": False}}, ValueError, "params must hold at least one number.*mask"),
+    (
+        PARAMS,
+        {"mask": {"v": True}},
+        ValueError,
+        "mask must be a tree of bools that is a prefix of params",
+    ),
+    (PARAMS, {"mask": {"w": 1.0}}, TypeError, "mask must hold bools, got 1.0"),
+    ({"w": optax.MaskedNode(), "v": jnp.ones(3)}, {}, ValueError, "MaskedNode.*mask="),
+]
+
+
+@pytest.mark.parametrize(("params", "settings", "error", "message"), PARAMETERS, ids=by_message)
+def test_parameters(params, settings, error, message):
+    with pytest.raises(error, match=message):
+        hig_optax.scale_by_hig(residual, **settings).init(params)
+
+
+GRADIENTS = [
+    ({"v": jnp.ones(3)}, ValueError, "updates must have the structure of params"),
+    (
+        {"w": jnp.ones(4)},
+        ValueError,
+        r"updates must have the shapes of params, got \(4,\) for \(3,\)",
+    ),
+    ({"w": jnp.ones(3, jnp.complex64)}, TypeError, "updates must be complex where params are"),
+]
+
+
+@pytest.mark.parametrize(("grads", "error", "message"), GRADIENTS, ids=by_message)
+def test_gradients(grads, error, message):
+    with pytest.raises(error, match=message):
+        update(grads=grads)
+
+
+@pytest.mark.parametrize(
+    "loss_fn", [lambda rows, batch: rows, lambda rows, batch: jax.lax.complex(jnp.sum(rows), 0.0)]
+)
+def test_loss_that_is_no_real_scalar(loss_fn):
+    with pytest.raises(ValueError, match="loss_fn must return a real scalar, got shape"):
+        update(loss_fn=loss_fn)
+
+
+def test_wrapped_in_masked_or_partition():
+    params = {"w": jnp.ones(3), "b": jnp.ones(3)}
+    for wrapped in (
+        optax.masked(hig_optax.scale_by_hig(residual), {"w": True, "b": False}),
+        optax.partition(
+            {"h": hig_optax.scale_by_hig(residual), "z": optax.set_to_zero()}, {"w": "h", "b": "z"}
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"MaskedNode.*scale_by_hig\(..., mask=...\)"):
+            wrapped.init(params)
+
+
+def test_inside_shard_map_and_pmap():
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    P = jax.sharding.PartitionSpec
+    opt = hig_optax.scale_by_hig(residual)
+
+    def local(batch):
+        return opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=batch)[0]
+
+    for check_vma in (True, False):
+        step = jax.shard_map(local, mesh=mesh, in_specs=P("d"), out_specs=P(), check_vma=check_vma)
+        with pytest.raises(ValueError, match="inside shard_map or pmap"):
+            step(BATCH)
+    with pytest.raises(ValueError, match="inside shard_map or pmap"):
+        jax.pmap(local)(jax.tree.map(lambda x: x[:, None], BATCH))
+
+
+NOT_FINITE = [np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("bad", NOT_FINITE)
+@pytest.mark.parametrize("where", ["params", "grads", "batch"])
+@pytest.mark.parametrize("solver", ["svd", "gram"])
+@pytest.mark.parametrize("with_loss_fn", [True, False])
+def test_values_that_are_not_finite_leave_the_parameters_alone(with_loss_fn, solver, where, bad):
+    values = {
+        "params": {"w": jnp.ones(3), "frozen": jnp.ones(2)},
+        "grads": {"w": jnp.ones(3), "frozen": jnp.ones(2)},
+        "batch": BATCH,
+    }
+    leaf = "x" if where == "batch" else "w"
+    values[where] = values[where] | {leaf: values[where][leaf].at[..., 0].set(bad)}
+    updates, state = update(
+        **values,
+        mask={"w": True, "frozen": False},
+        solver=solver,
+        loss_fn=(lambda rows, batch: jnp.sum(rows**2)) if with_loss_fn else None,
+    )
+    assert not state.spectrum.is_finite
+    assert state.spectrum.rank == 0
+    assert np.isnan(state.spectrum.condition)
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_array_equal(leaf, 0)
+
+
+def test_overflow_of_the_update_is_flagged():
+    """A Jacobian of 1e-30 asks for a step of 1e45, which float32 does not have."""
+    updates, state = update(
+        residual_fn=lambda p, s: 1e-30 * p["w"] * s["x"],
+        loss_fn=lambda r, b: jnp.sum(r) * 1e15,
+        exponent=-1.0,
+    )
+    assert not state.spectrum.is_finite
+    np.testing.assert_array_equal(updates["w"], 0)
+
+
+def test_rank_zero_is_finite_and_does_nothing():
+    updates, state = update(residual_fn=lambda p, s: jax.lax.stop_gradient(p["w"]) * s["x"])
+    assert state.spectrum.is_finite
+    assert state.spectrum.rank == 0
+    assert state.spectrum.condition == np.inf
+    np.testing.assert_array_equal(updates["w"], 0)
+
+
+def test_traced_settings_out_of_range_keep_nothing():
+    opt = optax.inject_hyperparams(hig_optax.hig, static_args=hig_optax.STATIC_ARGS)(
+        1.0, residual, rtol=jnp.float32(jnp.nan)
+    )
+    updates, _ = opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=BATCH)
+    np.testing.assert_array_equal(updates["w"], 0)

@@ -1,0 +1,164 @@
+"""Trees to real vectors and back, batches to samples, and the Jacobian of the rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hig_optax._batch import take_apart
+from hig_optax._jacobian import stacked_jacobian
+from hig_optax._residual import RealView, trace_rows
+
+TREE = {
+    "a": jnp.arange(6.0).reshape(2, 3),
+    "b": (jnp.float32(7.0), jnp.array([1 + 2j, 3 - 4j])),
+    "c": jnp.arange(2, dtype=jnp.bfloat16),
+}
+
+
+def test_real_view_round_trip():
+    view = RealView.of(TREE)
+    vector = view.ravel(TREE, jnp.float32)
+    assert vector.shape == (view.size,) == (6 + 1 + 4 + 2,)
+    np.testing.assert_array_equal(vector[7:11], [1, 3, 2, -4])  # real parts, then imaginary parts
+    back = view.unravel(vector)
+    assert jax.tree.structure(back) == jax.tree.structure(TREE)
+    for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(TREE), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+    assert view.merge(view.split(TREE))["c"].dtype == jnp.float32
+
+
+def test_real_view_dtypes():
+    with jax.enable_x64(True):
+        view = RealView.of({"a": jnp.zeros(2, jnp.float64), "b": jnp.zeros(2, jnp.complex64)})
+        assert view.lowest_dtype == jnp.float32
+        assert view.highest_dtype == jnp.float64
+
+
+def test_take_apart_moves_the_sample_axis_and_shares():
+    batch = {
+        "x": jnp.zeros((3, 5)),
+        "t": jnp.zeros((5, 2)),
+        "k": jax.random.split(jax.random.key(0), 5),
+        "c": 1.5,
+    }
+    samples = take_apart(batch, {"x": 1, "t": 0, "k": -1, "c": None})
+    assert samples.size == 5
+    one = samples.assemble([x[0] for x in samples.mapped])
+    assert jax.tree.map(jnp.shape, one) == {"x": (3,), "t": (2,), "k": (), "c": ()}
+    assert one["c"] == 1.5
+
+
+def residual(params, sample):
+    """Rows as a tree, real and complex, from real and complex parameters."""
+    z = params["w"] @ sample["x"] + params["b"]
+    return {"real": jnp.tanh(jnp.real(z)), "complex": z * sample["scale"]}
+
+
+PARAMS = {
+    "w": jax.random.normal(jax.random.key(0), (2, 3)).astype(jnp.complex64),
+    "b": jnp.array([1j, 2.0]),
+}
+BATCH = {
+    "x": jax.random.normal(jax.random.key(1), (5, 3)).astype(jnp.complex64),
+    "scale": jnp.linspace(0.5, 2, 5).astype(jnp.complex64),
+}
+
+
+def build(mode="reverse", chunk_size=None, batch_axis=0):
+    view = RealView.of(PARAMS)
+    samples = take_apart(BATCH, batch_axis)
+
+    def rows_of(parts, entries):
+        params, sample = view.merge(parts), samples.assemble(entries)
+        return (
+            residual(params, sample)
+            if batch_axis == 0
+            else jax.vmap(residual, (None, 0))(params, sample)
+        )
+
+    rows = trace_rows(rows_of, view.split(PARAMS), samples.example)
+    return stacked_jacobian(
+        rows,
+        view.split(PARAMS),
+        samples,
+        mode=mode,
+        chunk_size=chunk_size,
+        dtype=jnp.dtype(jnp.float32),
+    )
+
+
+def test_jacobian_is_the_derivative_by_real_and_imaginary_parts():
+    view = RealView.of(PARAMS)
+
+    def stacked(vector):
+        def rows(sample):
+            out = residual(view.unravel(vector), sample)
+            z = out["complex"]
+            return jnp.concatenate([jnp.real(z), jnp.imag(z), out["real"]])
+
+        return jax.vmap(rows)(BATCH).reshape(-1)
+
+    vector = view.ravel(PARAMS, jnp.float32)
+    y, J = build()
+    np.testing.assert_allclose(y, stacked(vector), rtol=1e-6)
+    # Two evaluation orders in float32.
+    np.testing.assert_allclose(J, jax.jacrev(stacked)(vector), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["reverse", "forward"])
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, 5, 7])
+def test_modes_and_chunks_agree(mode, chunk_size):
+    y, J = build(mode, chunk_size)
+    reference_y, reference_J = build()
+    np.testing.assert_allclose(y, reference_y, rtol=1e-6)
+    np.testing.assert_allclose(J, reference_J, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["reverse", "forward"])
+@pytest.mark.parametrize("chunk_size", [None, 4, 100])
+def test_whole_batch_is_the_same_up_to_the_order_of_rows(mode, chunk_size):
+    y, J = build(mode, chunk_size, batch_axis=None)
+    reference_y, reference_J = build()
+    assert y.shape == reference_y.shape
+    np.testing.assert_allclose(J.T @ y, reference_J.T @ reference_y, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.sort(y), np.sort(reference_y), rtol=1e-6)
+
+
+def trace(fun):
+    return trace_rows(lambda columns, entries: fun(columns[0]), (jnp.ones(3),), ())
+
+
+def test_rows_that_depend_through_calls_and_loops_are_seen():
+    for fun in (
+        jax.jit(jnp.sin),
+        jax.checkpoint(jnp.sin),
+        jax.nn.relu,
+        lambda x: jax.lax.scan(lambda c, _: (c + x, c), jnp.zeros(3), length=3)[1],
+        lambda x: jax.lax.cond(True, jnp.sin, jnp.cos, x),
+        lambda x: (jnp.ones(2), x[0]),
+    ):
+        assert trace(fun).view.size > 0
+
+
+def test_rows_that_ignore_the_columns_are_refused():
+    constant = jnp.ones(3)
+    for fun in (
+        lambda x: constant,
+        lambda x: jax.jit(lambda x, c: 2 * c)(x, constant),
+        lambda x: jax.checkpoint(lambda x, c: jnp.sin(c))(x, constant),
+    ):
+        with pytest.raises(ValueError, match="residual_fn ignores its parameters"):
+            trace(fun)
+
+
+def test_custom_vjp_is_found_wherever_it_hides():
+    @jax.custom_vjp
+    def double(x):
+        return 2 * x
+
+    double.defvjp(lambda x: (double(x), None), lambda _, g: (2 * g,))
+    assert trace(jax.jit(lambda x: jax.checkpoint(double)(x))).has_custom_vjp
+    assert trace(lambda x: jax.lax.map(double, x)).has_custom_vjp
+    assert not trace(jax.nn.relu).has_custom_vjp
