@@ -1,7 +1,7 @@
 """What a training problem is: a network, a physics it acts through, data and a loss."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -9,6 +9,7 @@ Params = Any
 Batch = Any
 
 
+@runtime_checkable
 class Problem(Protocol):
     """A network trained through a differentiable physics.
 

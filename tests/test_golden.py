@@ -1,0 +1,127 @@
+"""Directions and training against data of the method's authors, through this project's own physics.
+
+The reference is a float64 evaluation of the authors' formulas; `golden/README.md` says how it was made, and
+what the authors' own float32 code had for an error, which is the measure for ours.
+"""
+
+import golden_data
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from matrices import relative_error
+
+import hig_optax
+
+NAMES = list(golden_data.PROBLEMS)
+EXPONENTS = {-0.5: "0.5", -1.0: "1", 0.0: "0"}
+
+# Relative error of the authors' float32 direction, by exponent.
+AUTHORS_FLOAT32 = {
+    "linear": {-0.5: 3.2e-6, -1.0: 1.3e-5, 0.0: 9.3e-7},
+    "nonlinear": {-0.5: 3.6e-6, -1.0: 4.6e-6, 0.0: 1.8e-6},
+    "quantum": {-0.5: 4.4e-3, -1.0: 5.9e-3, 0.0: 1.1e-3},
+    "poisson": {-0.5: 3.3e-6, -1.0: 4.9e-6, 0.0: 2.4e-6},
+}
+
+
+class Case:
+    """A golden problem at its golden weights, in one precision."""
+
+    def __init__(self, name, dtype):
+        self.golden = golden_data.load(name)
+        self.problem = golden_data.problem(name)
+        self.params = golden_data.params(self.problem, self.golden, dtype)
+        self.batch = golden_data.batch(self.problem, self.golden, dtype)
+        self.rtol, self.learning_rate = float(self.golden["rcond"]), float(self.golden["lr"])
+
+    def rows_loss(self, rows, batch):
+        reduce = jnp.mean if self.problem.reduction == "mean" else jnp.sum
+        return reduce(jax.vmap(self.problem.sample_loss)(rows, batch))
+
+    def loss(self, params, batch):
+        return self.rows_loss(jax.vmap(self.problem.residual, (None, 0))(params, batch), batch)
+
+    def directions(self, solver, *, with_cotangent):
+        """Exponent, direction in golden order, reference, and spectrum; one compilation for all."""
+
+        @jax.jit
+        def compute(params, batch, exponent):
+            opt = hig_optax.scale_by_hig(
+                self.problem.residual,
+                loss_fn=self.rows_loss if with_cotangent else None,
+                exponent=exponent,
+                rtol=self.rtol,
+                solver=solver,
+            )
+            return opt.update(
+                jax.grad(self.loss)(params, batch), opt.init(params), params, batch=batch
+            )
+
+        for exponent, name in EXPONENTS.items():
+            updates, state = compute(self.params, self.batch, exponent)
+            reference = self.golden[f"upd_f64_k{name}"]
+            yield exponent, golden_data.flat(updates), reference, state.spectrum
+
+
+@pytest.mark.parametrize("with_cotangent", [True, False], ids=["loss_fn", "gradient"])
+@pytest.mark.parametrize("solver", ["svd", "gram"])
+@pytest.mark.parametrize("name", NAMES)
+def test_direction_in_float64(name, solver, with_cotangent):
+    with jax.enable_x64(True):
+        case = Case(name, jnp.float64)
+        expected_values = case.golden["sv_f64"][:64]
+        for _, direction, reference, spectrum in case.directions(
+            solver, with_cotangent=with_cotangent
+        ):
+            # The reference has J from another program, and the smallest of quantum's kept values is 1e-5 σ₁.
+            assert relative_error(direction, reference) < (1e-5 if name == "quantum" else 1e-6)
+            found_values = spectrum.singular_values[: expected_values.size]
+            np.testing.assert_allclose(found_values, expected_values, rtol=1e-6)
+            assert spectrum.is_finite
+            if with_cotangent:
+                assert spectrum.agreement == pytest.approx(1)
+
+
+@pytest.mark.parametrize("solver", ["svd", "gram"])
+@pytest.mark.parametrize("name", NAMES)
+def test_direction_in_float32_with_loss_fn(name, solver):
+    case = Case(name, jnp.float32)
+    for exponent, direction, reference, _ in case.directions(solver, with_cotangent=True):
+        assert relative_error(direction, reference) < 3 * AUTHORS_FLOAT32[name][exponent]
+
+
+@pytest.mark.parametrize("solver", ["svd", "gram"])
+@pytest.mark.parametrize("name", NAMES)
+def test_direction_in_float32_from_the_gradient(name, solver):
+    case = Case(name, jnp.float32)
+    for exponent, direction, reference, spectrum in case.directions(solver, with_cotangent=False):
+        # The bound in the docstring of scale_by_hig.
+        eps = float(jnp.finfo(jnp.float32).eps)
+        condition, captured = float(spectrum.condition), float(spectrum.captured)
+        bound = 10 * eps * condition ** (1 - exponent) / captured**0.5
+        assert relative_error(direction, reference) < bound
+
+
+@pytest.mark.parametrize("name", ["linear", "nonlinear", "poisson"])
+def test_ten_steps_in_float64(name):
+    with jax.enable_x64(True):
+        case = Case(name, jnp.float64)
+        opt = hig_optax.hig(case.learning_rate, case.problem.residual, rtol=case.rtol)
+
+        @jax.jit
+        def train(params, batch):
+            def step(carry, _):
+                params, state = carry
+                loss, grads = jax.value_and_grad(case.loss)(params, batch)
+                updates, state = opt.update(grads, state, params, batch=batch)
+                return (optax.apply_updates(params, updates), state), loss
+
+            carry, losses = jax.lax.scan(step, (params, opt.init(params)), length=10)
+            return jnp.append(losses, case.loss(carry[0], batch))
+
+        losses = train(case.params, case.batch)
+        # The file has the sum over the batch, whatever the loss that was differentiated.
+        count = len(case.golden["y_target"]) if case.problem.reduction == "mean" else 1
+        np.testing.assert_allclose(losses * count, case.golden["loss_seq_hig_f64"], rtol=1e-6)
