@@ -97,7 +97,7 @@ class _Layers(nnx.Module):
 
 
 @functools.cache
-def _skeleton(widths: tuple[int, ...], activation: Activation) -> tuple[nnx.GraphDef, nnx.State]:
+def _skeleton(widths: tuple[int, ...], activation: Activation) -> tuple[Any, Any]:
     """Structure of the network without its numbers: built once, not at every trace."""
     abstract = nnx.eval_shape(lambda: _Layers(widths, activation, nnx.Rngs(0)))
     return nnx.split(abstract)

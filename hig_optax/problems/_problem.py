@@ -10,6 +10,7 @@ Batch = Any
 
 
 @runtime_checkable
+@runtime_checkable
 class Problem(Protocol):
     """A network trained through a differentiable physics.
 

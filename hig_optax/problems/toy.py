@@ -25,7 +25,7 @@ class ToySample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-    """The smallest problem with the disease: seven neurons, two outputs of unequal effect.
+    """A curve in the plane to fit with seven neurons, one of its components shrunk by a factor.
 
     A network with output (c1, c2) is to learn the curve ŷ(x) = (sin 6x, cos 9x) on [-1, 1], but
     its second output reaches the loss shrunk by a factor λ:
