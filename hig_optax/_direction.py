@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax import _gram, _svd
 from hig_optax._filters import cut, gradient_weights
-from hig_optax._float64 import float64_island
+from hig_optax._float64 import dot, float64_island
 from hig_optax._types import Scalar
 
 
@@ -115,7 +115,7 @@ def _compute(
         coefficients = jnp.where(keep, factors.column_coefficients(gradient), 0)
         total = jnp.sum(jnp.square(gradient))
     else:
-        from_rows = jnp.matmul(cotangent, J, precision="highest")
+        from_rows = dot(cotangent, J)
         all_coefficients = s * factors.row_coefficients(cotangent)
         coefficients = jnp.where(keep, all_coefficients, 0)
         total = jnp.sum(jnp.square(all_coefficients))
@@ -140,5 +140,5 @@ def _compute(
 def _cosine(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:
     norm_a, norm_b = jnp.linalg.norm(a), jnp.linalg.norm(b)
     product = norm_a * norm_b
-    cosine = jnp.dot(a, b, precision="highest") / jnp.where(product > 0, product, 1)
+    cosine = dot(a, b) / jnp.where(product > 0, product, 1)
     return jnp.where((norm_a == 0) & (norm_b == 0), 1, cosine)

@@ -1,4 +1,4 @@
-"""An island of float64 arithmetic inside a float32 program."""
+"""Full precision: products that no accelerator shortens, and an island of float64."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,6 +19,14 @@ def has_float64() -> bool:
 def backend_has_float64() -> bool:
     """Whether the default backend computes in float64 at all; TPUs do so only in emulation."""
     return jax.default_backend() in ("cpu", "gpu", "cuda", "rocm")
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Matrix product, as ``a @ b``, in the full precision of its dtype.
+
+    By default accelerators multiply float32 in TF32 or bfloat16, which a factorisation does not survive.
+    """
+    return jnp.matmul(a, b, precision="highest")
 
 
 def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:

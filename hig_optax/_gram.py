@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hig_optax._float64 import dot
 from hig_optax._types import Factors
 
 # An eigenvalue of the Gram matrix carries an error of about ε·σ₁², so a singular value below sqrt(ε)·σ₁
 # is noise. Rank-deficient float64 matrices from 8x20 to 600x600 left at most 2.5 sqrt(ε)·σ₁ (see
-# test_gram.py); 8 leaves room for other summation orders. In float64 that is 1.2e-7.
+# test_factorisations.py); 8 leaves room for other summation orders. In float64 that is 1.2e-7.
 FLOOR_IN_SQRT_EPS = 8
 
 # A float32 J decomposed in float64 has only its own rounding: dependent rows left 0.2 ε·σ₁ there, and
@@ -37,24 +38,24 @@ def factorise(J: Float[Array, "m n"], *, data_eps: float) -> Factors:
         return Factors(
             s=s,
             floor=floor,
-            row_coefficients=lambda g: _dot(g, U),
-            column_coefficients=lambda x: inverse * _dot(_dot(J, x), U),
-            combine=lambda c: _dot(_dot(U, inverse * c), J),
+            row_coefficients=lambda g: dot(g, U),
+            column_coefficients=lambda x: inverse * dot(dot(J, x), U),
+            combine=lambda c: dot(dot(U, inverse * c), J),
         )
     s, V = _gram_eigh(J.T)
     inverse = _safe_inverse(s)
     return Factors(
         s=s,
         floor=floor,
-        row_coefficients=lambda g: inverse * _dot(_dot(g, J), V),
-        column_coefficients=lambda x: _dot(x, V),
-        combine=lambda c: _dot(V, c),
+        row_coefficients=lambda g: inverse * dot(dot(g, J), V),
+        column_coefficients=lambda x: dot(x, V),
+        combine=lambda c: dot(V, c),
     )
 
 
 def _gram_eigh(A: Float[Array, "r k"]) -> tuple[Float[Array, " r"], Float[Array, "r r"]]:
     """Singular values of A, descending, and its left singular vectors."""
-    eigenvalues, vectors = jnp.linalg.eigh(_dot(A, A.T), symmetrize_input=False)
+    eigenvalues, vectors = jnp.linalg.eigh(dot(A, A.T), symmetrize_input=False)
     # The smallest eigenvalues of a semidefinite matrix come out on either side of zero.
     return jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0)), vectors[:, ::-1]
 
@@ -62,7 +63,3 @@ def _gram_eigh(A: Float[Array, "r k"]) -> tuple[Float[Array, " r"], Float[Array,
 def _safe_inverse(s: Float[Array, " r"]) -> Float[Array, " r"]:
     return jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
 
-
-def _dot(a: Array, b: Array) -> Array:
-    # Accelerators would otherwise multiply in TF32 or bfloat16.
-    return jnp.matmul(a, b, precision="highest")
