@@ -1,5 +1,6 @@
 """Half-inverse gradients: an Optax transformation to train networks through physics."""
 
+from hig_optax import baselines as baselines
 from hig_optax._settings import STATIC_ARGS as STATIC_ARGS
 from hig_optax._transform import ScaleByHigState as ScaleByHigState
 from hig_optax._transform import hig as hig
