@@ -13,7 +13,7 @@ from rich.console import Console
 
 from hig_optax import problems
 from hig_optax.experiments import bench, compare, machine, methods
-from hig_optax.experiments.history import Budget
+from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.train import problem_settings
 

@@ -12,6 +12,7 @@ import optax
 from hig_optax import problems
 from hig_optax.experiments import machine, methods, store, transcription
 from hig_optax.experiments.clock import Timing, race
+from hig_optax.experiments.losses import batch_loss
 from hig_optax.experiments.table import Table
 from hig_optax.problems import Batch, Params, Problem
 
@@ -119,7 +120,7 @@ class _Step:
     ) -> None:
         chosen = methods.get(method)
         optimizer = chosen.optimizer(problem, chosen.settings(problem, settings))
-        value_and_grad = jax.value_and_grad(methods.batch_loss(problem))
+        value_and_grad = jax.value_and_grad(batch_loss(problem))
 
         @jax.jit
         def step(params: Params, state: optax.OptState, batch: Batch) -> Any:

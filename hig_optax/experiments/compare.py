@@ -11,7 +11,8 @@ from typing import Any, cast
 import numpy as np
 
 from hig_optax.experiments import machine, plots, store
-from hig_optax.experiments.history import Budget, History
+from hig_optax.experiments.budget import Budget
+from hig_optax.experiments.history import History
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.table import Table, over_seeds
 from hig_optax.experiments.train import Trainer

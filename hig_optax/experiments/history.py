@@ -13,37 +13,6 @@ MAX_STORED_LOSSES = 1000
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long a run lasts: training time in seconds, or optimizer steps; exactly one of them.
-
-    Example:
-        >>> str(Budget(seconds=20.0)), str(Budget(steps=500))
-        ('20s', '500steps')
-    """
-
-    seconds: float | None = None
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        given = [x for x in (self.seconds, self.steps) if x is not None]
-        if len(given) != 1 or given[0] <= 0:
-            raise ValueError(
-                "A budget is a positive number of seconds or of steps, not both: "
-                f"got seconds={self.seconds}, steps={self.steps}."
-            )
-
-    def share(self, steps: int, seconds: float) -> float:
-        """The share of the budget that so many steps, or so much time, use up."""
-        if self.seconds is not None:
-            return seconds / self.seconds
-        assert self.steps is not None
-        return steps / self.steps
-
-    def __str__(self) -> str:
-        return f"{self.seconds:g}s" if self.seconds is not None else f"{self.steps}steps"
-
-
-@dataclass(frozen=True)
 class Point:
     """The state of a run between two segments of training.
 
@@ -92,6 +61,7 @@ class History:
         num_params: Columns of the Jacobian.
         num_rows: Rows of the Jacobian of one mini-batch (a complex row counts twice).
         stopped: Why the run ended: "budget", or "diverged" where nothing finite was left.
+        views: What `views` recorded, by name.
         params: The trained parameters; not stored.
     """
 
@@ -103,6 +73,7 @@ class History:
     num_rows: int
     stopped: str = "budget"
     losses_every: int = 1
+    views: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
     params: Params = field(default=None, repr=False, compare=False)
 
     @property
@@ -139,6 +110,7 @@ class History:
             "stopped": self.stopped,
             "losses_every": every,
             "losses": [rounded(float(x)) for x in means],
+            "views": {name: _rounded_list(array) for name, array in self.views.items()},
             "points": [_point_to_json(point) for point in self.points],
         }
 
@@ -152,8 +124,16 @@ class History:
         names = {f.name for f in fields(cls)} - {"params"}
         kept = {name: value[name] for name in names}
         kept["losses"] = np.array([np.nan if x is None else x for x in kept["losses"]], dtype=float)
+        kept["views"] = {name: np.array(v, dtype=float) for name, v in kept["views"].items()}
         kept["points"] = tuple(_point_from_json(point) for point in kept["points"])
         return cls(**kept)
+
+
+def _rounded_list(array: np.ndarray) -> Any:
+    """Nested lists of numbers with few digits: enough to draw from."""
+    if array.ndim:
+        return [_rounded_list(part) for part in array]
+    return rounded(float(array), 4)
 
 
 def _point_to_json(point: Point) -> dict[str, Any]:

@@ -1,18 +1,25 @@
-"""Training methods by name: how to build the optimizer, and the settings it starts from."""
+"""Training methods by name: how each is built, and the settings it starts from."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from optax import GradientTransformationExtraArgs as Optimizer
 
-import hig_optax
+from hig_optax.experiments import optimizers
+from hig_optax.experiments.adjustments import ADJUSTMENTS
+from hig_optax.experiments.losses import batch_loss
+from hig_optax.experiments.optimizers import Build, Optimizer, Settings
 from hig_optax.problems import Batch, Params, Problem
 
-Settings = dict[str, Any]
+ValueAndGrad = Callable[[Params, Batch], tuple[jax.Array, Params]]
+
+
+def exact_gradient(problem: Problem, settings: Settings) -> ValueAndGrad:
+    """The training loss of a batch and its gradient."""
+    del settings
+    return jax.value_and_grad(batch_loss(problem))
 
 
 @dataclass(frozen=True)
@@ -26,31 +33,44 @@ class Method:
         defaults: Every setting the method knows, and its value where no problem says otherwise.
         like: A method whose recommended settings hold for this one too.
         fixed: Settings that make this method what it is; they win over those taken from `like`.
+        gradient: ``(problem, settings) -> value_and_grad``: what the optimizer is handed.
     """
 
     name: str
     summary: str
-    build: Callable[[Problem, Settings], Optimizer]
+    build: Build
     defaults: Mapping[str, Any]
     like: str | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    gradient: Callable[[Problem, Settings], ValueAndGrad] = exact_gradient
 
     def settings(self, problem: Problem, overrides: Mapping[str, Any] | None = None) -> Settings:
-        """All settings of a run: defaults, then what the problem recommends, then `overrides`.
+        """All settings of a run.
+
+        The method's defaults, then what the problem recommends, then what the comparisons here
+        adjust, then `overrides`.
 
         Raises:
             ValueError: An override is not a setting of this method.
         """
-        recommended, overrides = problem.recommended, overrides or {}
-        inherited = recommended.get(self.like, {}) if self.like else {}
-        own = recommended.get(self.name, {})
-        if unknown := sorted({*inherited, *own, *overrides} - set(self.defaults)):
+        overrides = overrides or {}
+        suggested = self._suggested(problem)
+        if unknown := sorted({*suggested, *overrides} - set(self.defaults)):
             known = ", ".join(self.defaults)
             raise ValueError(f"{self.name} has no setting {', '.join(unknown)}; it has {known}.")
-        return {**self.defaults, **inherited, **self.fixed, **own, **overrides}
+        return {**self.defaults, **suggested, **overrides}
+
+    def _suggested(self, problem: Problem) -> Settings:
+        """What the problem recommends for this method, or for the one it is like."""
+        inherited = get(self.like)._suggested(problem) if self.like else {}
+        recommended = problem.recommended.get(self.name, {})
+        adjusted = ADJUSTMENTS.get((problem.name, self.name))
+        return {**inherited, **self.fixed, **recommended, **(adjusted.settings if adjusted else {})}
 
     def optimizer(self, problem: Problem, settings: Settings) -> Optimizer:
-        """The optimizer of one run; its ``update`` takes ``batch=`` and ``progress=`` by keyword.
+        """The optimizer of one run.
+
+        Its ``update`` takes ``batch=``, ``value=`` (the loss) and ``progress=`` by keyword.
 
         Raises:
             ValueError: ``settings["schedule"]`` is neither "constant" nor "cosine".
@@ -60,79 +80,9 @@ class Method:
             case "constant":
                 return built
             case "cosine":
-                return optax.chain(built, decay_to_zero())
+                return optax.chain(built, optimizers.decay_to_zero())
             case other:
                 raise ValueError(f"schedule must be 'constant' or 'cosine', got {other!r}.")
-
-
-def loss_of_rows(problem: Problem) -> Callable[[Any, Batch], jax.Array]:
-    """The scalar training loss of a batch from its rows: ``(rows, batch) -> loss``."""
-    reduce = {"mean": jnp.mean, "sum": jnp.sum}[problem.reduction]
-    return lambda rows, batch: reduce(jax.vmap(problem.sample_loss)(rows, batch))
-
-
-def batch_loss(problem: Problem) -> Callable[[Params, Batch], jax.Array]:
-    """The scalar training loss of a batch, reduced as the problem says: ``(params, batch) -> loss``."""
-    of_rows = loss_of_rows(problem)
-
-    def loss(params: Params, batch: Batch) -> jax.Array:
-        return of_rows(jax.vmap(problem.residual, in_axes=(None, 0))(params, batch), batch)
-
-    return loss
-
-
-def decay_to_zero() -> Optimizer:
-    """Scale updates by half a cosine of the run's `progress`: 1 at its start, 0 at its end.
-
-    The horizon is the budget itself, of time or of steps, not a number of steps guessed before the
-    run: the training loop says how far it is, and one compiled loop serves any budget.
-
-    Example:
-        >>> opt = decay_to_zero()
-        >>> updates, _ = opt.update(jnp.ones(2), opt.init(None), progress=jnp.asarray(0.5))
-        >>> updates.round(6)
-        Array([0.5, 0.5], dtype=float32)
-    """
-
-    def update(
-        updates: optax.Updates,
-        state: optax.EmptyState,
-        params: optax.Params | None = None,
-        *,
-        progress: jax.Array,
-        **extra: Any,
-    ) -> tuple[optax.Updates, optax.EmptyState]:
-        del params, extra
-        factor = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
-        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), state
-
-    return Optimizer(optax.init_empty_state, update)
-
-
-def _without_loop_settings(settings: Settings) -> Settings:
-    return {k: v for k, v in settings.items() if k not in ("batch_size", "schedule")}
-
-
-def _hig(problem: Problem, settings: Settings) -> Optimizer:
-    settings = _without_loop_settings(settings)
-    learning_rate, exact = settings.pop("learning_rate"), settings.pop("exact_cotangent")
-    loss_fn = loss_of_rows(problem) if exact else None
-    return hig_optax.hig(learning_rate, problem.residual, loss_fn=loss_fn, **settings)
-
-
-def _from_optax(make: Callable[..., Any]) -> Callable[[Problem, Settings], Optimizer]:
-    def build(problem: Problem, settings: Settings) -> Optimizer:
-        del problem
-        optimizer = optax.with_extra_args_support(make(**_without_loop_settings(settings)))
-
-        def update(*arguments: Any, **extra: Any) -> tuple[optax.Updates, optax.OptState]:
-            # Optax raises floats to integer powers, which a program with strict promotion forbids.
-            with jax.numpy_dtype_promotion("standard"):
-                return optimizer.update(*arguments, **extra)
-
-        return Optimizer(optimizer.init, update)
-
-    return build
 
 
 _SPECTRAL = {
@@ -146,20 +96,22 @@ _SPECTRAL = {
     "damping": 0.0,
     "jacobian": "auto",
     "solver": "auto",
+    "num_matvecs": None,
     "chunk_size": None,
     "spectrum_size": 512,  # enough to see the cut in every problem; a few kilobytes of state
     "exact_cotangent": False,  # True: hand over the loss of the rows; the gradient only reports
 }
 _FIRST_ORDER = {"batch_size": 256, "learning_rate": 1e-3, "schedule": "constant"}
+_DECAYING = {"batch_size": 64, "learning_rate": 3e-3, "schedule": "cosine"}
 
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        Method("hig", "half-inverse gradients, κ = -1/2", _hig, _SPECTRAL),
+        Method("hig", "half-inverse gradients, κ = -1/2", optimizers.hig, _SPECTRAL),
         Method(
             "gauss-newton",
             "truncated pseudo-inverse, κ = -1",
-            _hig,
+            optimizers.hig,
             {**_SPECTRAL, "exponent": -1.0},
             like="hig",
             fixed={"exponent": -1.0},
@@ -167,29 +119,41 @@ METHODS: Mapping[str, Method] = {
         Method(
             "levenberg-marquardt",
             "κ = -1 with a fixed damping",
-            _hig,
+            optimizers.hig,
             {**_SPECTRAL, "exponent": -1.0, "damping": 1e-3},
-            like="hig",
+            like="gauss-newton",
             fixed={"exponent": -1.0, "damping": 1e-3},
         ),
-        Method("adam", "Adam", _from_optax(optax.adam), _FIRST_ORDER),
+        Method("adam", "Adam", optimizers.from_optax(optax.adam), _FIRST_ORDER),
         Method(
             "adam-cosine",
             "Adam, its learning rate decaying to 0 over the budget",
-            _from_optax(optax.adam),
-            {**_FIRST_ORDER, "batch_size": 64, "learning_rate": 3e-3, "schedule": "cosine"},
+            optimizers.from_optax(optax.adam),
+            _DECAYING,
         ),
         Method(
             "muon",
             "Muon, its learning rate decaying to 0 over the budget",
-            _from_optax(optax.contrib.muon),
-            {**_FIRST_ORDER, "batch_size": 64, "learning_rate": 3e-3, "schedule": "cosine"},
+            optimizers.from_optax(optax.contrib.muon),
+            _DECAYING,
         ),
         Method(
             "sgd",
             "stochastic gradient descent",
-            _from_optax(optax.sgd),
+            optimizers.from_optax(optax.sgd),
             {**_FIRST_ORDER, "learning_rate": 1e-2, "momentum": None},
+        ),
+        Method(
+            "lbfgs",
+            "limited-memory BFGS with a line search on the batch",
+            optimizers.lbfgs,
+            {
+                "batch_size": 1024,
+                "learning_rate": None,
+                "schedule": "constant",
+                "memory_size": 10,
+                "max_linesearch_steps": 20,
+            },
         ),
     )
 }

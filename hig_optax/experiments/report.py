@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from hig_optax.experiments.history import Budget, History, Point
+from hig_optax.experiments.budget import Budget
+from hig_optax.experiments.history import History, Point
 from hig_optax.experiments.train import Watch
 from hig_optax.problems import Params
 

@@ -11,14 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hig_optax.experiments import methods
-from hig_optax.experiments.history import Budget, History, Point
+from hig_optax.experiments import methods, views
+from hig_optax.experiments.budget import SEGMENT_STEPS, Budget, Pacer
+from hig_optax.experiments.history import History, Point
 from hig_optax.experiments.machine import environment
 from hig_optax.problems import Batch, Params, Problem
-
-SEGMENT_SECONDS = 0.3  # training between two looks at the test loss, at least
-SEGMENT_STEPS = 16384  # at most: length of the buffer that holds the losses of a segment
-LOOKS = 50  # about so many, where that makes the segments longer
 
 Watch = Callable[[Point, Params], None]
 """Called with every new `Point`, outside the training time. The parameters are overwritten after."""
@@ -82,6 +79,7 @@ class Trainer:
         self.problem, self.method = problem, method
         self.settings = chosen.settings(problem, settings)
         self._optimizer = chosen.optimizer(problem, self.settings)
+        self._value_and_grad = chosen.gradient(problem, self.settings)
         self._compiled: tuple[Segment, float] | None = None
 
     def request(self, seed: int, budget: Budget) -> dict[str, Any]:
@@ -104,23 +102,26 @@ class Trainer:
         carry = Carry(params, self._optimizer.init(params), jnp.int32(0), jnp.bool_(True))
         segment, first_call_seconds = self._compile(carry, draw_key, train_set)
 
-        clock, losses, stopped = _Clock(budget), [np.zeros(0)], "budget"
+        pacer, losses, stopped = Pacer(budget), [np.zeros(0)], "budget"
         points = [Point(0, 0.0, float(_test_loss(self.problem, params, test_set)))]
+        recorder = views.Recorder(self.problem, test_set)
+        recorder.look(params)
         if watch:
             watch(points[0], params)
         num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
         num_rows = _count_rows(self.problem, params, test_set) * self.settings["batch_size"]
-        while count := clock.next_count():
-            progress, pace = np.float32(clock.progress), np.float32(clock.pace)
+        while count := pacer.next_count():
+            progress, pace = np.float32(pacer.progress), np.float32(pacer.pace)
             start = time.perf_counter()
             carry, buffer = jax.block_until_ready(
                 segment(carry, np.int32(count), progress, pace, draw_key, train_set)
             )
-            clock.add(count, time.perf_counter() - start)
+            pacer.add(count, time.perf_counter() - start)
 
             losses.append(np.asarray(buffer)[:count])
             test_loss = float(_test_loss(self.problem, carry.params, test_set))
-            points.append(_point(clock, carry, losses[-1], test_loss))
+            points.append(_point(pacer, carry, losses[-1], test_loss))
+            recorder.look(carry.params)
             if watch:
                 watch(points[-1], carry.params)
             if not (np.isfinite(test_loss) or np.isfinite(losses[-1]).any()):
@@ -134,6 +135,7 @@ class Trainer:
             num_params=num_params,
             num_rows=num_rows,
             stopped=stopped,
+            views=recorder.views(carry.params),
             params=carry.params,
         )
 
@@ -163,15 +165,16 @@ class Trainer:
         Returns the carry and the mean mini-batch losses, shape (SEGMENT_STEPS,), zero past `count`.
         """
         batch_size = self.settings["batch_size"]
-        value_and_grad = jax.value_and_grad(methods.batch_loss(self.problem))
         samples = batch_size if self.problem.reduction == "sum" else 1
 
         def step(i: jax.Array, inner: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
             (params, state, number, is_finite), losses = inner
             batch = self.problem.draw(key, number, train_set, batch_size)
-            loss, grads = value_and_grad(params, batch)
+            loss, grads = self._value_and_grad(params, batch)
             now = progress + pace * i.astype(pace.dtype)
-            updates, state = self._optimizer.update(grads, state, params, batch=batch, progress=now)
+            updates, state = self._optimizer.update(
+                grads, state, params, batch=batch, value=loss, progress=now
+            )
             params = optax.apply_updates(params, updates)
             spectrum = optax.tree.get(state, "spectrum")
             is_finite &= jnp.isfinite(loss) & (True if spectrum is None else spectrum.is_finite)
@@ -183,45 +186,6 @@ class Trainer:
         return jax.lax.fori_loop(np.int32(0), count, step, (carry, losses))
 
 
-class _Clock:
-    """Counts steps and training time, and says how many steps to take next.
-
-    Segments double from one step on, which resolves the fast start of a run, up to a length that
-    keeps the looks in between rare.
-    """
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget, self.steps, self.seconds = budget, 0, 0.0
-        self._seconds_per_step = 0.0
-
-    def add(self, steps: int, seconds: float) -> None:
-        self.steps += steps
-        self.seconds += seconds
-        self._seconds_per_step = seconds / steps
-
-    @property
-    def progress(self) -> float:
-        """The share of the budget that is spent."""
-        return self.budget.share(self.steps, self.seconds)
-
-    @property
-    def pace(self) -> float:
-        """The share of the budget that one step takes, as far as is known."""
-        return self.budget.share(1, self._seconds_per_step)
-
-    def next_count(self) -> int:
-        """Steps of the next segment; 0 at the end."""
-        if not self.steps:
-            return 1
-        if self.budget.steps is not None:
-            left = self.budget.steps - self.steps
-            limit = -(-self.budget.steps // LOOKS)
-        else:
-            left = max(0, round((1 - self.progress) / self.pace))
-            limit = round(max(1 / LOOKS, self.budget.share(0, SEGMENT_SECONDS)) / self.pace)
-        return min(left, max(1, limit), self.steps, SEGMENT_STEPS)
-
-
 def problem_settings(problem: Problem) -> dict[str, Any]:
     """The fields of a problem, as JSON values."""
     plain = str | int | float | bool | None
@@ -229,7 +193,7 @@ def problem_settings(problem: Problem) -> dict[str, Any]:
     return {name: v if isinstance(v, plain) else repr(v) for name, v in named.items()}
 
 
-def _point(clock: _Clock, carry: Carry, losses: np.ndarray, test_loss: float) -> Point:
+def _point(pacer: Pacer, carry: Carry, losses: np.ndarray, test_loss: float) -> Point:
     spectrum = optax.tree.get(carry.state, "spectrum")
     seen: dict[str, Any] = {}
     if spectrum is not None:
@@ -239,8 +203,8 @@ def _point(clock: _Clock, carry: Carry, losses: np.ndarray, test_loss: float) ->
         seen["rank"] = int(spectrum.rank)
         seen["singular_values"] = tuple(np.trim_zeros(spectrum.singular_values, "b").tolist())
     return Point(
-        step=clock.steps,
-        seconds=clock.seconds,
+        step=pacer.steps,
+        seconds=pacer.seconds,
         test_loss=test_loss,
         train_loss=float(losses.mean()),
         last_loss=float(losses[-1]),

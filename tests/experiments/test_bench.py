@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import hig_optax
-from hig_optax.experiments import bench, methods, transcription
+from hig_optax.experiments import bench, transcription
 from hig_optax.experiments.clock import race
+from hig_optax.experiments.losses import batch_loss
 
 
 def test_the_transcription_is_the_method(swing):
@@ -17,7 +18,7 @@ def test_the_transcription_is_the_method(swing):
 
         @jax.jit
         def update(params, batch):
-            grads = jax.grad(methods.batch_loss(swing))(params, batch)
+            grads = jax.grad(batch_loss(swing))(params, batch)
             return optimizer.update(grads, optimizer.init(params), params, batch=batch)[0]
 
         updates = update(params, batch)

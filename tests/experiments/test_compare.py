@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from hig_optax.experiments import plots, store
+from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.compare import compare
-from hig_optax.experiments.history import Budget
 from hig_optax.experiments.report import Report
 
 

@@ -1,9 +1,8 @@
 import json
 
 import numpy as np
-import pytest
 
-from hig_optax.experiments.history import MAX_STORED_LOSSES, Budget, History, Point
+from hig_optax.experiments.history import MAX_STORED_LOSSES, History, Point
 
 
 def make_history(losses: np.ndarray) -> History:
@@ -38,9 +37,3 @@ def test_long_runs_are_stored_as_means():
     assert stored["losses"][-1] == 2001.0  # the one that is left over
     again = History.from_json(stored)
     assert again.to_json() == stored
-
-
-@pytest.mark.parametrize("given", [{}, {"seconds": 1.0, "steps": 1}, {"steps": 0}])
-def test_a_budget_is_one_positive_number(given):
-    with pytest.raises(ValueError, match="positive number of seconds or of steps"):
-        Budget(**given)

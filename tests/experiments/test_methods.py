@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hig_optax.experiments import methods
+from hig_optax.experiments import methods, optimizers
+from hig_optax.experiments.losses import batch_loss
 
 
 def test_settings_are_defaults_then_recommended_then_overrides(swing):
@@ -36,17 +37,23 @@ def test_unknown_names_are_errors_that_say_what_there_is(swing):
 def test_every_method_takes_a_step_downhill(swing, name):
     method = methods.get(name)
     settings = method.settings(swing, {"learning_rate": 1e-2})
-    optimizer, loss = method.optimizer(swing, settings), methods.batch_loss(swing)
+    optimizer = method.optimizer(swing, settings)
+    value_and_grad = method.gradient(swing, settings)
     params = swing.init(jax.random.key(0))
     batch, _ = swing.data(jax.random.key(1))
 
     @jax.jit
     def change(params, batch):
-        grads = jax.grad(loss)(params, batch)
-        progress = jnp.float32(0)
+        loss, grads = value_and_grad(params, batch)
         updates, _ = optimizer.update(
-            grads, optimizer.init(params), params, batch=batch, progress=progress
+            grads,
+            optimizer.init(params),
+            params,
+            batch=batch,
+            value=loss,
+            progress=jnp.float32(0),
         )
+        grads = jax.grad(batch_loss(swing))(params, batch)
         return sum(
             jnp.vdot(g, u) for g, u in zip(*map(jax.tree.leaves, (grads, updates)), strict=True)
         )
@@ -55,7 +62,7 @@ def test_every_method_takes_a_step_downhill(swing, name):
 
 
 def test_cosine_ends_at_zero():
-    optimizer = methods.decay_to_zero()
+    optimizer = optimizers.decay_to_zero()
     factors = [
         optimizer.update(jnp.ones(()), optimizer.init(None), progress=jnp.float32(p))[0]
         for p in (0.0, 0.5, 1.0, 1.5)

@@ -6,7 +6,8 @@ import optax
 import pytest
 
 from hig_optax.experiments import methods, train
-from hig_optax.experiments.history import Budget
+from hig_optax.experiments.budget import Budget
+from hig_optax.experiments.losses import batch_loss
 
 
 def train_by_hand(problem, method, settings, seed, steps):
@@ -19,8 +20,10 @@ def train_by_hand(problem, method, settings, seed, steps):
 
     @jax.jit
     def step(params, state, batch, progress):
-        loss, grads = jax.value_and_grad(methods.batch_loss(problem))(params, batch)
-        updates, state = optimizer.update(grads, state, params, batch=batch, progress=progress)
+        loss, grads = jax.value_and_grad(batch_loss(problem))(params, batch)
+        updates, state = optimizer.update(
+            grads, state, params, batch=batch, value=loss, progress=progress
+        )
         return optax.apply_updates(params, updates), state, loss
 
     for i in range(steps):
@@ -59,33 +62,6 @@ def test_a_run_tells_its_course(swing):
     assert last.condition == pytest.approx(
         last.singular_values[0] / last.singular_values[last.rank - 1], rel=1e-5
     )
-
-
-def test_segments_double_up_to_a_share_of_the_budget():
-    clock, counts = train._Clock(Budget(steps=400)), []
-    while count := clock.next_count():
-        counts.append(count)
-        clock.add(count, 1.0)
-    assert counts[:6] == [1, 1, 2, 4, 8, 8]
-    assert sum(counts) == 400
-    assert clock.progress == 1.0
-
-
-def test_a_time_budget_is_filled_and_hardly_passed():
-    clock, counts = train._Clock(Budget(seconds=2.0)), []
-    while count := clock.next_count():
-        counts.append(count)
-        clock.add(count, 0.01 * count)
-    assert counts[:8] == [1, 1, 2, 4, 8, 16, 30, 30]
-    assert clock.seconds == pytest.approx(2.0)
-
-
-def test_steps_longer_than_a_segment_are_taken_one_by_one():
-    clock = train._Clock(Budget(seconds=10.0))
-    while count := clock.next_count():
-        assert count == 1
-        clock.add(count, 3.0)
-    assert clock.steps == 3
 
 
 def test_equal_steps_are_deterministic_and_one_compilation_serves_all_seeds(swing):

@@ -1,0 +1,25 @@
+"""The training loss of a batch, as a problem reduces it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hig_optax.problems import Batch, Params, Problem
+
+
+def loss_of_rows(problem: Problem) -> Callable[[Any, Batch], jax.Array]:
+    """The scalar training loss of a batch from its rows: ``(rows, batch) -> loss``."""
+    reduce = {"mean": jnp.mean, "sum": jnp.sum}[problem.reduction]
+    return lambda rows, batch: reduce(jax.vmap(problem.sample_loss)(rows, batch))
+
+
+def batch_loss(problem: Problem) -> Callable[[Params, Batch], jax.Array]:
+    """The scalar training loss of a batch, reduced as the problem says: ``(params, batch) -> loss``."""
+    of_rows = loss_of_rows(problem)
+
+    def loss(params: Params, batch: Batch) -> jax.Array:
+        return of_rows(jax.vmap(problem.residual, in_axes=(None, 0))(params, batch), batch)
+
+    return loss

@@ -1,0 +1,166 @@
+"""What is recorded of a network in training besides its losses, for the figures of its problem.
+
+Three kinds of views, as named arrays: of the data alone, at every look, and at the two ends of a run.
+A problem without views needs nothing here.
+"""
+
+from functools import partial, singledispatch
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hig_optax.problems import (
+    Batch,
+    LinearOscillators,
+    NonlinearOscillators,
+    Params,
+    Poisson,
+    QuantumDipole,
+    Toy,
+)
+
+Shown = dict[str, Any]
+
+PROBE = 0.55  # where in the toy's test set, as a share of it, lies the point whose path is kept
+MAX_TIMES = 129  # of the dipole's time steps so many are kept
+
+
+@singledispatch
+def of_data(problem: Any, test: Batch) -> Shown:
+    """What the data show, whatever the network does."""
+    del problem, test
+    return {}
+
+
+@singledispatch
+def at_looks(problem: Any, params: Params, test: Batch) -> Shown:
+    """What is recorded at every look."""
+    del problem, params, test
+    return {}
+
+
+@singledispatch
+def at_ends(problem: Any, params: Params, test: Batch) -> Shown:
+    """What is recorded before the first step and after the last one."""
+    del problem, params, test
+    return {}
+
+
+class Recorder:
+    """Gathers the views of one run."""
+
+    def __init__(self, problem: Any, test: Batch) -> None:
+        self._problem, self._test = problem, test
+        self._looks: list[Shown] = []
+        self._before: Shown = {}
+
+    def look(self, params: Params) -> None:
+        """Record the network as it is now; the first call is the one before training."""
+        if not self._looks:
+            self._before = _at_ends(self._problem, params, self._test)
+        self._looks.append(_at_looks(self._problem, params, self._test))
+
+    def views(self, params: Params) -> dict[str, np.ndarray]:
+        """All views at the end of the run, by name.
+
+        Those of every look have a leading axis of looks, those of the ends one of length 2: before
+        and after.
+        """
+        ends = [self._before, _at_ends(self._problem, params, self._test)]
+        shown = {**of_data(self._problem, self._test), **_stacked(self._looks), **_stacked(ends)}
+        return {name: np.asarray(array) for name, array in shown.items()}
+
+
+def _stacked(views: list[Shown]) -> Shown:
+    return {name: np.stack([view[name] for view in views]) for name in views[0]}
+
+
+@partial(jax.jit, static_argnums=0)
+def _at_looks(problem: Any, params: Params, test: Batch) -> Shown:
+    return at_looks(problem, params, test)
+
+
+@partial(jax.jit, static_argnums=0)
+def _at_ends(problem: Any, params: Params, test: Batch) -> Shown:
+    return at_ends(problem, params, test)
+
+
+@of_data.register
+def _(problem: Toy, test: Batch) -> Shown:
+    del problem
+    return {"curve": test.target[::4], "target": test.target[_probe(test)]}
+
+
+@at_looks.register
+def _(problem: Toy, params: Params, test: Batch) -> Shown:
+    neurons = jax.vmap(problem.neurons, in_axes=(None, 0))(params, test)
+    sample = jax.tree.map(lambda leaf: leaf[_probe(test)], test)
+    return {
+        "neuron_mean": jnp.mean(neurons, axis=0),
+        "neuron_std": jnp.std(neurons, axis=0),
+        "path": problem.physics(problem.control(params, sample), sample),
+    }
+
+
+@at_ends.register
+def _(problem: Toy, params: Params, test: Batch) -> Shown:
+    y = jax.vmap(lambda s: problem.physics(problem.control(params, s), s))(test)
+    return {"fit": y[::4]}
+
+
+def _probe(test: Batch) -> int:
+    return round(PROBE * (len(test.target) - 1))
+
+
+@of_data.register(LinearOscillators)
+@of_data.register(NonlinearOscillators)
+def _(problem: LinearOscillators | NonlinearOscillators, test: Batch) -> Shown:
+    del problem
+    return {"target": test.target[0]}
+
+
+@at_ends.register(LinearOscillators)
+@at_ends.register(NonlinearOscillators)
+def _(problem: LinearOscillators | NonlinearOscillators, params: Params, test: Batch) -> Shown:
+    sample = _first(test)
+    control = problem.control(params, sample)
+    return {"control": control, "trajectory": problem.trajectory(control, sample)}
+
+
+@of_data.register
+def _(problem: QuantumDipole, test: Batch) -> Shown:
+    del problem
+    return {"target": _density(test.target[0])}
+
+
+@at_ends.register
+def _(problem: QuantumDipole, params: Params, test: Batch) -> Shown:
+    sample = _first(test)
+    control = problem.control(params, sample)
+    every = -(-problem.num_steps // (MAX_TIMES - 1))
+    return {
+        "control": control,
+        "density": _density(problem.trajectory(control, sample))[::every],
+        "overlap": 1 - problem.sample_loss(problem.physics(control, sample), sample),
+    }
+
+
+def _density(psi: jax.Array) -> jax.Array:
+    return jnp.abs(psi) ** 2
+
+
+@of_data.register
+def _(problem: Poisson, test: Batch) -> Shown:
+    del problem
+    return {"target": test.target[0], "solution": test.field[0]}
+
+
+@at_ends.register
+def _(problem: Poisson, params: Params, test: Batch) -> Shown:
+    return {"field": problem.control(params, _first(test))}
+
+
+def _first(test: Batch) -> Batch:
+    return jax.tree.map(lambda leaf: leaf[0], test)
