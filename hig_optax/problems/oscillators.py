@@ -239,9 +239,9 @@ class NonlinearOscillators(_Oscillators):
     Everything is dimensionless: the free oscillator has mass 1, stiffness 1 and period 2π.
 
     The cubic spring grows stiff with the distance it spans: a control that is too strong throws
-    the oscillators apart, and the end state then depends on the controls ever more violently. A
-    Gauss-Newton step of full length does just that and diverges; half-inverse steps stay short
-    where the physics is insensitive, and converge.
+    the oscillators apart, and the end state then depends on the controls ever more violently.
+    Gauss-Newton steps do just that and diverge; half-inverse steps stay short where the physics is
+    insensitive, and converge.
 
     Recommended settings are the paper's: for half-inverse gradients, batches of 128 at learning
     rate 1, singular values cut below 1e-6 of the largest; for Gauss-Newton the same; for Adam,

@@ -57,8 +57,8 @@ class Toy:
 
     Recommended settings are for batches of 128. Half-inverse gradients take learning rate 1.
     Gauss-Newton takes its full step, pinv(J) (y - target): as the loss is a mean, its gradient by
-    the rows is (y - target) / 128, hence learning rate 128. It saturates the neurons within a few
-    steps at either λ.
+    the rows is (y - target) / 128, hence learning rate 128. It saturates the neurons at either
+    λ.
 
     Attributes:
         lam: Factor λ on the second output.
