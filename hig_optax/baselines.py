@@ -227,11 +227,11 @@ def sip_value_and_grad(
 
     with respect to θ. The value is not the proxy but the true loss, the mean over the batch of L, so that
     curves compare. How strongly the physics scales a control then has no say in how fast it is learned;
-    what the network does to the parameters is left to the optimizer behind, Adam in the source.
+    what lies between parameters and control is left to the optimizer behind, Adam in the book's comparison.
 
-    The correction is linear in L: for L = ½‖y - t‖² and a linear physics ũ is the solution, or the closest
-    y that u can bring about; without the ½ it goes twice as far. An optimizer that is blind to the
-    scale of the gradient, as Adam is, does not notice.
+    The correction is linear in L: for L = ½‖y - t‖² and a linear physics ũ solves y(ũ) = t, by least squares
+    where nothing solves it; without the ½ it goes twice as far. An optimizer that is blind to the scale of
+    the gradient, as Adam is, does not notice.
 
     Args:
         control_fn: ``(params, sample) -> u``, any tree of real or complex floating-point arrays.
@@ -252,10 +252,10 @@ def sip_value_and_grad(
 
     Raises:
         TypeError: An argument is not a function of its arguments; parameters, control or physics' answer are
-            not floating-point numbers; the loss is not real.
+            not floating-point numbers.
         ValueError: `rtol` out of range; `batch_axis` does not fit; nothing to control or no rows; a control
-            that ignores the parameters or a physics that ignores the control; a loss that is no scalar; an ũ
-            unlike u.
+            that ignores the parameters or a physics that ignores the control; a loss that is no real
+            scalar; an ũ unlike u.
 
     Notes:
         A is formed per sample, by reverse mode unless y is longer than u. Its pseudo-inverse is computed in
