@@ -169,7 +169,7 @@ def _row(method: str, runs: Sequence[History]) -> tuple[str, ...]:
     return (
         method,
         str(settings["batch_size"]),
-        f"{settings['learning_rate']:g}",
+        "search" if (rate := settings["learning_rate"]) is None else f"{rate:g}",
         over_seeds([point.test_loss for point in last], ".1e"),
         over_seeds([float("nan") if p.train_loss is None else p.train_loss for p in last], ".1e"),
         f"{np.median([run.steps for run in runs]):.0f}",

@@ -1,15 +1,17 @@
 """Training methods by name: how each is built, and the settings it starts from."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import optax
 
+import hig_optax
+from hig_optax import baselines
 from hig_optax.experiments import optimizers
 from hig_optax.experiments.adjustments import ADJUSTMENTS
-from hig_optax.experiments.losses import batch_loss
+from hig_optax.experiments.losses import batch_loss, rows_of_answer
 from hig_optax.experiments.optimizers import Build, Optimizer, Settings
 from hig_optax.problems import Batch, Params, Problem
 
@@ -22,6 +24,24 @@ def exact_gradient(problem: Problem, settings: Settings) -> ValueAndGrad:
     return jax.value_and_grad(batch_loss(problem))
 
 
+def scale_invariant(problem: Problem, settings: Settings) -> ValueAndGrad:
+    """The training loss, and the gradient of a regression to controls that the physics corrected."""
+    value_and_grad = baselines.sip_value_and_grad(
+        problem.control,
+        lambda u, sample: rows_of_answer(problem, problem.physics(u, sample), sample),
+        problem.sample_loss,
+        rtol=settings["rtol"],
+    )
+    if problem.reduction == "mean":
+        return value_and_grad
+
+    def total(params: Params, batch: Batch) -> tuple[jax.Array, Params]:
+        size = jax.tree.leaves(batch)[0].shape[0]
+        return jax.tree.map(lambda mean: size * mean, value_and_grad(params, batch))
+
+    return total
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to train any `Problem`.
@@ -31,8 +51,7 @@ class Method:
         summary: One line for the reader of ``list``.
         build: ``(problem, settings) -> optimizer``; sign and learning rate are in it.
         defaults: Every setting the method knows, and its value where no problem says otherwise.
-        like: A method whose recommended settings hold for this one too.
-        fixed: Settings that make this method what it is; they win over those taken from `like`.
+        like: A method whose recommended settings hold for this one too, as far as it has them.
         gradient: ``(problem, settings) -> value_and_grad``: what the optimizer is handed.
     """
 
@@ -41,7 +60,6 @@ class Method:
     build: Build
     defaults: Mapping[str, Any]
     like: str | None = None
-    fixed: Mapping[str, Any] = field(default_factory=dict)
     gradient: Callable[[Problem, Settings], ValueAndGrad] = exact_gradient
 
     def settings(self, problem: Problem, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -63,9 +81,10 @@ class Method:
     def _suggested(self, problem: Problem) -> Settings:
         """What the problem recommends for this method, or for the one it is like."""
         inherited = get(self.like)._suggested(problem) if self.like else {}
+        inherited = {name: value for name, value in inherited.items() if name in self.defaults}
         recommended = problem.recommended.get(self.name, {})
         adjusted = ADJUSTMENTS.get((problem.name, self.name))
-        return {**inherited, **self.fixed, **recommended, **(adjusted.settings if adjusted else {})}
+        return {**inherited, **recommended, **(adjusted.settings if adjusted else {})}
 
     def optimizer(self, problem: Problem, settings: Settings) -> Optimizer:
         """The optimizer of one run.
@@ -85,15 +104,13 @@ class Method:
                 raise ValueError(f"schedule must be 'constant' or 'cosine', got {other!r}.")
 
 
-_SPECTRAL = {
+_PSEUDO_INVERSE = {
     "batch_size": 32,
     "learning_rate": 1.0,
     "schedule": "constant",
-    "exponent": -0.5,
     "rtol": 1e-6,
     "atol": 0.0,
     "max_rank": None,
-    "damping": 0.0,
     "jacobian": "auto",
     "solver": "auto",
     "num_matvecs": None,
@@ -101,28 +118,27 @@ _SPECTRAL = {
     "spectrum_size": 512,  # enough to see the cut in every problem; a few kilobytes of state
     "exact_cotangent": False,  # True: hand over the loss of the rows; the gradient only reports
 }
+_HIG = {**_PSEUDO_INVERSE, "exponent": -0.5, "damping": 0.0}
 _FIRST_ORDER = {"batch_size": 256, "learning_rate": 1e-3, "schedule": "constant"}
 _DECAYING = {"batch_size": 64, "learning_rate": 3e-3, "schedule": "cosine"}
 
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        Method("hig", "half-inverse gradients, κ = -1/2", optimizers.hig, _SPECTRAL),
+        Method("hig", "half-inverse gradients, κ = -1/2", optimizers.spectral(hig_optax.hig), _HIG),
         Method(
             "gauss-newton",
             "truncated pseudo-inverse, κ = -1",
-            optimizers.hig,
-            {**_SPECTRAL, "exponent": -1.0},
+            optimizers.spectral(baselines.gauss_newton),
+            _PSEUDO_INVERSE,
             like="hig",
-            fixed={"exponent": -1.0},
         ),
         Method(
             "levenberg-marquardt",
             "κ = -1 with a fixed damping",
-            optimizers.hig,
-            {**_SPECTRAL, "exponent": -1.0, "damping": 1e-3},
+            optimizers.spectral(baselines.levenberg_marquardt),
+            {**_PSEUDO_INVERSE, "damping": 1e-3},
             like="gauss-newton",
-            fixed={"exponent": -1.0, "damping": 1e-3},
         ),
         Method("adam", "Adam", optimizers.from_optax(optax.adam), _FIRST_ORDER),
         Method(
@@ -136,6 +152,14 @@ METHODS: Mapping[str, Method] = {
             "Muon, its learning rate decaying to 0 over the budget",
             optimizers.from_optax(optax.contrib.muon),
             _DECAYING,
+        ),
+        Method(
+            "sip",
+            "scale-invariant physics: Adam towards controls that the inverted physics corrected",
+            optimizers.from_optax(optax.adam, "rtol"),
+            {**_FIRST_ORDER, "rtol": 1e-5},
+            like="adam",
+            gradient=scale_invariant,
         ),
         Method(
             "sgd",

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from optax import GradientTransformationExtraArgs as Optimizer
 
-import hig_optax
 from hig_optax.experiments.losses import batch_loss, loss_of_rows
 from hig_optax.problems import Problem
 
@@ -18,12 +17,15 @@ Build = Callable[[Problem, Settings], Optimizer]
 _OF_THE_LOOP = ("batch_size", "schedule")
 
 
-def hig(problem: Problem, settings: Settings) -> Optimizer:
-    """Half-inverse gradients and their relatives, by the exponent."""
-    settings = _without(settings, *_OF_THE_LOOP)
-    learning_rate, exact = settings.pop("learning_rate"), settings.pop("exact_cotangent")
-    loss_fn = loss_of_rows(problem) if exact else None
-    return hig_optax.hig(learning_rate, problem.residual, loss_fn=loss_fn, **settings)
+def spectral(make: Callable[..., Optimizer]) -> Build:
+    """Half-inverse gradients or a relative, by its factory."""
+
+    def build(problem: Problem, settings: Settings) -> Optimizer:
+        own = _without(settings, *_OF_THE_LOOP, "learning_rate", "exact_cotangent")
+        loss_fn = loss_of_rows(problem) if settings["exact_cotangent"] else None
+        return make(settings["learning_rate"], problem.residual, loss_fn=loss_fn, **own)
+
+    return build
 
 
 def from_optax(make: Callable[..., Any], *not_its_own: str) -> Build:

@@ -99,7 +99,9 @@ class Trainer:
         init_key, data_key, draw_key = jax.random.split(jax.random.key(seed), 3)
         train_set, test_set = _data(self.problem, data_key)
         params = _init(self.problem, init_key)
-        carry = Carry(params, self._optimizer.init(params), jnp.int32(0), jnp.bool_(True))
+        # A copy: an optimizer's state may hold one buffer twice, which could not be given away.
+        state = jax.tree.map(jnp.copy, self._optimizer.init(params))
+        carry = Carry(params, state, jnp.int32(0), jnp.bool_(True))
         segment, first_call_seconds = self._compile(carry, draw_key, train_set)
 
         pacer, losses, stopped = Pacer(budget), [np.zeros(0)], "budget"

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from swing import Swing
 
 from hig_optax.experiments import methods, optimizers
 from hig_optax.experiments.losses import batch_loss
@@ -17,9 +18,13 @@ def test_settings_are_defaults_then_recommended_then_overrides(swing):
 
 
 @pytest.mark.parametrize("name", ["gauss-newton", "levenberg-marquardt"])
-def test_relatives_of_hig_keep_their_exponent(swing, name):
-    settings = methods.get(name).settings(swing)
-    assert (settings["learning_rate"], settings["exponent"]) == (0.5, -1.0)
+def test_relatives_of_hig_take_its_settings_as_far_as_they_have_them(name):
+    class Odd(Swing):
+        recommended = {"hig": {"learning_rate": 0.5, "exponent": -0.75, "max_rank": 3}}
+
+    settings = methods.get(name).settings(Odd())
+    assert (settings["learning_rate"], settings["max_rank"]) == (0.5, 3)
+    assert "exponent" not in settings
 
 
 def test_unknown_names_are_errors_that_say_what_there_is(swing):
