@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from hig_optax.experiments import machine, plots, store
+from hig_optax.experiments import figures, machine, store
 from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.history import History
 from hig_optax.experiments.report import Report
@@ -76,7 +76,7 @@ class Comparison:
             },
         )
         store.write_text(table, self.table().markdown())
-        return [history, table, *plots.write(self.histories, self.directory)]
+        return [history, table, *figures.write(self.histories, self.directory)]
 
 
 def compare(
