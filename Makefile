@@ -24,7 +24,8 @@ types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 pytest: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not devices"
+	HIG_OPTAX_TEST_DEVICES=8 $(BIN)/python -m pytest tests -m devices
 
 # The suite with the newest releases on the newest interpreter besides the default one, if there is any.
 test-newest:

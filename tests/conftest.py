@@ -1,12 +1,24 @@
-"""Settings of every test: strict promotion and eight virtual CPU devices."""
+"""Settings of every test: strict promotion, and eight virtual CPU devices for those that ask."""
+
+import os
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_num_cpu_devices", 8)
+
+# Virtual devices share the cores out among themselves, which makes everything else up to ten times slower:
+# tests marked `devices` run in a process of their own (see the Makefile).
+jax.config.update("jax_num_cpu_devices", int(os.environ.get("HIG_OPTAX_TEST_DEVICES", "1")))
 
 # Every new shape compiles anew: the time of an example says nothing, and the same examples every time
 # make a failure one that can be repeated.
 hypothesis.settings.register_profile("jax", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("jax")
+
+
+@pytest.fixture(autouse=True)
+def _enough_devices(request):
+    if request.node.get_closest_marker("devices") and jax.device_count() < 8:
+        pytest.skip("needs HIG_OPTAX_TEST_DEVICES=8")

@@ -195,6 +195,7 @@ def test_wrapped_in_masked_or_partition():
             wrapped.init(params)
 
 
+@pytest.mark.devices
 def test_inside_shard_map_and_pmap():
     mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     P = jax.sharding.PartitionSpec

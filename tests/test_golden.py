@@ -4,6 +4,8 @@ The reference is a float64 evaluation of the authors' formulas; `golden/README.m
 what the authors' own float32 code had for an error, which is the measure for ours.
 """
 
+import functools
+
 import golden_data
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,6 @@ from matrices import relative_error
 
 import hig_optax
 
-NAMES = list(golden_data.PROBLEMS)
 EXPONENTS = {-0.5: "0.5", -1.0: "1", 0.0: "0"}
 
 # Relative error of the authors' float32 direction, by exponent.
@@ -24,6 +25,14 @@ AUTHORS_FLOAT32 = {
     "quantum": {-0.5: 4.4e-3, -1.0: 5.9e-3, 0.0: 1.1e-3},
     "poisson": {-0.5: 3.3e-6, -1.0: 4.9e-6, 0.0: 2.4e-6},
 }
+
+
+# Tests of one file share their compilations, so they go to one worker.
+BY_NAME = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in golden_data.PROBLEMS],
+)
+BY_SOLVER = pytest.mark.parametrize("solver", ["svd", "gram"])
 
 
 class Case:
@@ -43,65 +52,82 @@ class Case:
     def loss(self, params, batch):
         return self.rows_loss(jax.vmap(self.problem.residual, (None, 0))(params, batch), batch)
 
-    def directions(self, solver, *, with_cotangent):
-        """Exponent, direction in golden order, reference, and spectrum; one compilation for all."""
 
-        @jax.jit
-        def compute(params, batch, exponent):
+@functools.cache
+def found_directions(name, dtype):
+    """Directions in golden order and spectra, by (solver, with loss_fn, exponent)."""
+    case = Case(name, dtype)
+    variants = [(solver, exact) for solver in ("svd", "gram") for exact in (True, False)]
+
+    def compute(params, batch, exponent):
+        grads = jax.grad(case.loss)(params, batch)
+        results = []
+        for solver, exact in variants:
+            loss_fn = case.rows_loss if exact else None
             opt = hig_optax.scale_by_hig(
-                self.problem.residual,
-                loss_fn=self.rows_loss if with_cotangent else None,
+                case.problem.residual,
+                loss_fn=loss_fn,
                 exponent=exponent,
-                rtol=self.rtol,
+                rtol=case.rtol,
                 solver=solver,
             )
-            return opt.update(
-                jax.grad(self.loss)(params, batch), opt.init(params), params, batch=batch
-            )
+            updates, state = opt.update(grads, opt.init(params), params, batch=batch)
+            results.append((updates, state.spectrum))
+        return results
 
-        for exponent, name in EXPONENTS.items():
-            updates, state = compute(self.params, self.batch, exponent)
-            reference = self.golden[f"upd_f64_k{name}"]
-            yield exponent, golden_data.flat(updates), reference, state.spectrum
+    # All in one computation, and all exponents at once: what they share is computed once.
+    found = jax.jit(jax.vmap(compute, (None, None, 0)))(
+        case.params, case.batch, jnp.asarray(list(EXPONENTS), dtype)
+    )
+    return {
+        (*variant, exponent): (
+            np.asarray(golden_data.flat(jax.tree.map(lambda x: x[i], updates))),  # noqa: B023
+            jax.tree.map(lambda x: np.asarray(x[i]), spectrum),  # noqa: B023
+        )
+        for variant, (updates, spectrum) in zip(variants, found, strict=True)
+        for i, exponent in enumerate(EXPONENTS)
+    }
 
 
-@pytest.mark.parametrize("with_cotangent", [True, False], ids=["loss_fn", "gradient"])
-@pytest.mark.parametrize("solver", ["svd", "gram"])
-@pytest.mark.parametrize("name", NAMES)
-def test_direction_in_float64(name, solver, with_cotangent):
+@BY_NAME
+@BY_SOLVER
+@pytest.mark.parametrize("exact", [True, False], ids=["loss_fn", "gradient"])
+def test_direction_in_float64(name, solver, exact):
     with jax.enable_x64(True):
-        case = Case(name, jnp.float64)
-        expected_values = case.golden["sv_f64"][:64]
-        for _, direction, reference, spectrum in case.directions(
-            solver, with_cotangent=with_cotangent
-        ):
-            # The reference has J from another program, and the smallest of quantum's kept values is 1e-5 σ₁.
-            assert relative_error(direction, reference) < (1e-5 if name == "quantum" else 1e-6)
-            found_values = spectrum.singular_values[: expected_values.size]
-            np.testing.assert_allclose(found_values, expected_values, rtol=1e-6)
-            assert spectrum.is_finite
-            if with_cotangent:
-                assert spectrum.agreement == pytest.approx(1)
+        found = found_directions(name, jnp.float64)
+    golden = golden_data.load(name)
+    values = golden["sv_f64"][:64]
+    for exponent, label in EXPONENTS.items():
+        direction, spectrum = found[solver, exact, exponent]
+        # The reference has J from another program, and the smallest of quantum's kept values is 1e-5 σ₁.
+        tolerance = 1e-5 if name == "quantum" else 1e-6
+        assert relative_error(direction, golden[f"upd_f64_k{label}"]) < tolerance
+        np.testing.assert_allclose(spectrum.singular_values[: values.size], values, rtol=1e-6)
+        assert spectrum.is_finite
+        if exact:
+            assert spectrum.agreement == pytest.approx(1)
 
 
-@pytest.mark.parametrize("solver", ["svd", "gram"])
-@pytest.mark.parametrize("name", NAMES)
+@BY_NAME
+@BY_SOLVER
 def test_direction_in_float32_with_loss_fn(name, solver):
-    case = Case(name, jnp.float32)
-    for exponent, direction, reference, _ in case.directions(solver, with_cotangent=True):
-        assert relative_error(direction, reference) < 3 * AUTHORS_FLOAT32[name][exponent]
+    golden = golden_data.load(name)
+    for exponent, label in EXPONENTS.items():
+        direction, _ = found_directions(name, jnp.float32)[solver, True, exponent]
+        error = relative_error(direction, golden[f"upd_f64_k{label}"])
+        assert error < 3 * AUTHORS_FLOAT32[name][exponent]
 
 
-@pytest.mark.parametrize("solver", ["svd", "gram"])
-@pytest.mark.parametrize("name", NAMES)
+@BY_NAME
+@BY_SOLVER
 def test_direction_in_float32_from_the_gradient(name, solver):
-    case = Case(name, jnp.float32)
-    for exponent, direction, reference, spectrum in case.directions(solver, with_cotangent=False):
+    golden = golden_data.load(name)
+    for exponent, label in EXPONENTS.items():
+        direction, spectrum = found_directions(name, jnp.float32)[solver, False, exponent]
         # The bound in the docstring of scale_by_hig.
         eps = float(jnp.finfo(jnp.float32).eps)
-        condition, captured = float(spectrum.condition), float(spectrum.captured)
-        bound = 10 * eps * condition ** (1 - exponent) / captured**0.5
-        assert relative_error(direction, reference) < bound
+        bound = 10 * eps * spectrum.condition ** (1 - exponent) / spectrum.captured**0.5
+        assert relative_error(direction, golden[f"upd_f64_k{label}"]) < bound
 
 
 @pytest.mark.parametrize("name", ["linear", "nonlinear", "poisson"])

@@ -490,6 +490,7 @@ def test_debug_nans_does_not_trip_over_the_report():
     assert optax.tree.get(state, "spectrum").agreement == 0
 
 
+@pytest.mark.devices
 def test_a_batch_sharded_over_devices_gives_the_same_update():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     batch = make_batch(jax.random.key(5), 16)
