@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hig_optax._types import Tree
 
@@ -33,7 +34,7 @@ def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
     """Find the sample axes of a batch.
 
     Args:
-        batch: Tree of arrays, random keys included.
+        batch: Tree of arrays, random keys and Nones included.
         batch_axis: An int for all leaves, a tree of ints and Nones that is a prefix of `batch` (a None
             leaf is shared by all samples), or None for a residual that takes the whole batch.
 
@@ -41,23 +42,42 @@ def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
         The batch as `Samples`.
 
     Raises:
+        TypeError: A leaf with a sample axis is not an array.
         ValueError: `batch_axis` does not fit `batch`; leaves disagree about the number of samples; there
             are no samples.
+
+    Example:
+        >>> samples = take_apart({"x": jnp.zeros((5, 2)), "scale": 3.0}, {"x": 0, "scale": None})
+        >>> samples.size, samples.example
+        (5, (ShapeDtypeStruct(shape=(2,), dtype=float32),))
+        >>> samples.assemble(["x of a sample"])
+        {'scale': 3.0, 'x': 'x of a sample'}
     """
     if batch_axis is None:
         return Samples(None, (), lambda _: batch)
-    leaves, treedef = jax.tree.flatten(batch)
-    axes = _broadcast_axes(batch_axis, batch)
+    # A None in the batch is no leaf to JAX, but it is one to a tree of axes: keep its place.
+    paths, treedef = jax.tree.flatten_with_path(batch, is_leaf=_is_none)
+    leaves = [leaf for _, leaf in paths]
+    axes = [
+        None if leaf is None else axis
+        for leaf, axis in zip(leaves, _broadcast_axes(batch_axis, batch), strict=True)
+    ]
     if all(axis is None for axis in axes):
         raise ValueError(
             f"batch must hold an array with a sample axis, got {jax.tree.structure(batch)} with batch_axis="
             f"{batch_axis}. Pass a batch of arrays, or batch_axis=None if residual_fn takes all at once."
         )
     sizes: dict[str, int] = {}
-    for (path, leaf), axis in zip(jax.tree.leaves_with_path(batch), axes, strict=True):
+    for (path, leaf), axis in zip(paths, axes, strict=True):
         if axis is None:
             continue
-        name, ndim = f"batch{jax.tree_util.keystr(path)}", jnp.ndim(leaf)
+        name = f"batch{jax.tree_util.keystr(path)}"
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)):
+            raise TypeError(
+                f"{name} must be an array, got {leaf!r} of type {type(leaf).__name__}. Leave it out, or mark "
+                "it by None in a tree of batch axes if all samples share it."
+            )
+        ndim = jnp.ndim(leaf)
         if not -ndim <= axis < ndim:
             raise ValueError(
                 f"batch_axis={axis} does not exist in {name} of shape {jnp.shape(leaf)}. Give the axis that "
@@ -92,10 +112,14 @@ def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
 
 def _broadcast_axes(batch_axis: Tree, batch: Tree) -> list[int | None]:
     try:
-        axes = jax.tree.broadcast(batch_axis, batch, is_leaf=lambda x: x is None)
+        axes = jax.tree.broadcast(batch_axis, batch, is_leaf=_is_none)
     except ValueError as error:
         raise ValueError(
             f"batch_axis must be an int, None, or a tree of them that is a prefix of batch, got {batch_axis} "
             f"for a batch of structure {jax.tree.structure(batch)}."
         ) from error
-    return jax.tree.leaves(axes, is_leaf=lambda x: x is None)
+    return jax.tree.leaves(axes, is_leaf=_is_none)
+
+
+def _is_none(node: Any) -> bool:
+    return node is None

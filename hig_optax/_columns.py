@@ -1,6 +1,7 @@
 """The parameters as columns of J: which leaves count, and the way back into the tree."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,33 +42,43 @@ class Columns:
             )
         paths, treedef = jax.tree.flatten_with_path(params)
         is_optimized = _broadcast_mask(mask, params)
-        columns = cls(treedef, tuple(jnp.asarray(leaf) for _, leaf in paths), is_optimized)
-        for (path, _), leaf, marked in zip(paths, columns.leaves, is_optimized, strict=True):
-            if marked and not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        leaves = []
+        for (path, leaf), marked in zip(paths, is_optimized, strict=True):
+            # A leaf that is not optimized may be anything that residual_fn can use.
+            leaves.append(_as_array(leaf) if marked else leaf)
+            if marked and not _is_inexact(leaves[-1]):
                 raise TypeError(
-                    f"params must be real or complex floating-point arrays, got {leaf.dtype} at "
-                    f"params{jax.tree_util.keystr(path)}. Convert that leaf, or leave it out with mask=."
+                    "params must be real or complex floating-point arrays, got "
+                    f"{getattr(leaves[-1], 'dtype', repr(leaf))} at params{jax.tree_util.keystr(path)}. "
+                    "Convert that leaf, or leave it out with mask=."
                 )
-        if sum(leaf.size for leaf in columns._marked(columns.leaves)) == 0:
+        columns = cls(treedef, tuple(leaves), is_optimized)
+        if columns.view.size == 0:
             raise ValueError(
                 f"params must hold at least one number to optimize, got {treedef} with mask={mask}. Pass "
                 "parameters, and a mask that is True somewhere."
             )
         return columns
 
-    @property
+    @functools.cached_property
     def view(self) -> RealView:
         """The optimized leaves as real numbers."""
         return RealView.of(self._marked(self.leaves))
 
-    @property
+    @functools.cached_property
     def parts(self) -> tuple[Array, ...]:
         """The optimized leaves as real arrays."""
         return self.view.split(self._marked(self.leaves))
 
+    @property
+    def is_one_vector(self) -> bool:
+        """Whether the parameters are a single vector and not in any container."""
+        return jax.tree_util.treedef_is_leaf(self.treedef) and jnp.ndim(self.leaves[0]) == 1
+
     def rebuild(self, parts: Sequence[Array]) -> Tree:
-        """The whole parameter tree for other values of `parts`, in at least float32."""
-        return self._with_marked(self.leaves, self.view.merge(parts))
+        """The whole parameter tree for other values of `parts`, floats in at least float32."""
+        leaves = [_raised(x) for x in self.leaves]
+        return self._with_marked(leaves, self.view.merge(parts))
 
     def gradient(self, updates: Tree, dtype: Any) -> Float[Array, " n"]:
         """The incoming updates of the optimized leaves as one real vector.
@@ -81,8 +92,13 @@ class Columns:
                 f"updates must have the structure of params, {self.treedef}, got "
                 f"{jax.tree.structure(updates)}. Differentiate the loss with respect to the same params."
             )
-        marked = self._marked(jax.tree.leaves(updates))
+        marked = [_as_array(x) for x in self._marked(jax.tree.leaves(updates))]
         for update, leaf in zip(marked, self._marked(self.leaves), strict=True):
+            if not _is_inexact(update):
+                raise TypeError(
+                    "updates must be floating-point arrays, got "
+                    f"{getattr(update, 'dtype', update)}. Pass the gradient of the loss."
+                )
             if jnp.shape(update) != leaf.shape:
                 raise ValueError(
                     f"updates must have the shapes of params, got {jnp.shape(update)} for {leaf.shape}."
@@ -99,14 +115,20 @@ class Columns:
         """Put the direction in place of the updates of the optimized leaves; pass the others on.
 
         Returns:
-            The new updates, all of them zero unless `is_finite`, and whether they are finite in the dtypes
-            of the parameters too.
+            The new updates, all of them zero unless `is_finite`, and whether they are finite too: in the
+            dtypes of the parameters, the passed ones included.
         """
-        new = self.view.unravel(direction)
-        for x in new:
-            is_finite &= jnp.all(jnp.isfinite(x))
-        tree = self._with_marked(jax.tree.leaves(updates), new)
-        return jax.tree.map(lambda x: jnp.where(is_finite, x, jnp.zeros_like(x)), tree), is_finite
+        tree = self._with_marked(jax.tree.leaves(updates), self.view.unravel(direction))
+        for x in jax.tree.leaves(tree):
+            if _is_inexact(x):
+                is_finite &= jnp.all(jnp.isfinite(x))
+
+        def zero_unless_finite(x: Any) -> Any:
+            if getattr(x, "dtype", None) == jax.dtypes.float0:  # the gradient of an integer leaf
+                return x
+            return jnp.where(is_finite, x, jnp.zeros_like(x))
+
+        return jax.tree.map(zero_unless_finite, tree), is_finite
 
     def _marked(self, leaves: Sequence[Any]) -> list[Any]:
         return [x for x, marked in zip(leaves, self.is_optimized, strict=True) if marked]
@@ -117,6 +139,21 @@ class Columns:
             self.treedef,
             [next(remaining) if m else x for x, m in zip(leaves, self.is_optimized, strict=True)],
         )
+
+
+def _as_array(leaf: Any) -> Any:
+    """Python numbers as arrays; what has a shape and dtype already, if only those, as it is."""
+    return leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", None) or type(leaf), jnp.inexact)
+
+
+def _raised(leaf: Any) -> Any:
+    if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
+        return leaf
+    return leaf if jnp.finfo(leaf.dtype).bits >= 32 else leaf.astype(jnp.float32)
 
 
 def _is_masked(node: Any) -> bool:

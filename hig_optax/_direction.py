@@ -20,7 +20,7 @@ class Direction(NamedTuple):
     cutoff: Float[Array, ""]
     condition: Float[Array, ""]
     captured: Float[Array, ""]
-    agreement: Float[Array, ""]
+    agreement: Float[Array, ""] | None
     is_finite: Bool[Array, ""]
 
 
@@ -39,13 +39,15 @@ def half_inverse_direction(
     """Direction V f(Σ) Uᵀ g for the Jacobian J = U Σ Vᵀ, f(σ) = σ(σ²+λ)^((κ-1)/2) on kept σ.
 
     Without `cotangent` the incoming gradient x = Jᵀ g takes the place of g: V f(Σ)Σ⁻¹ Vᵀ x. In exact
-    arithmetic both are one. In floating point x carries a rounding of about ε‖x‖ into every direction,
-    which σ^(κ-1) magnifies for the smallest kept σ, so that relative to the result
+    arithmetic both are one. In floating point x, computed as Jᵀ g by differentiation, carries a rounding of
+    about ε·‖|J|ᵀ|g|‖ in every direction, which σ^(κ-1) magnifies most for the smallest kept σ. The result is
+    at least σ₁^(κ-1)·sqrt(captured)·‖x‖ long for κ <= 0, so that relative to it
 
-        error <= c · ε · (σ₁/σ_rank)^(1-κ) / sqrt(captured),     c ~ 1 to 10,
+        error <= c · ε · (σ₁/σ_rank)^(1-κ) · (‖|J|ᵀ|g|‖ / ‖x‖) / sqrt(captured),     c ~ 1 to 10.
 
-    since ‖result‖ >= σ₁^(κ-1)·sqrt(captured)·‖x‖ for κ <= 1 and the error is at most σ_rank^(κ-1) times that
-    of x. The same bound covers the rounding of J itself.
+    The ratio in brackets says how far the rows cancel in the gradient: it is near one early in training and
+    grows without bound at a minimum where the rows do not vanish. The bound covers the rounding of J too,
+    unless a singular value lies so close to the cut that rounding decides whether it is kept.
 
     Args:
         J: (m, n), float32 or float64. Unit: row per parameter.
@@ -59,8 +61,9 @@ def half_inverse_direction(
         solver: ``"svd"`` works in the dtype of J, ``"gram"`` in float64 wherever the backend has it.
 
     Returns:
-        A `Direction`, real numbers in the dtype of J. If anything was NaN or inf the direction holds
-        unspecified numbers and `is_finite` is false.
+        A `Direction`, real numbers in the dtype of J, `agreement` None without `cotangent`. If anything that
+        went in or the decomposition was NaN or inf, the direction is unspecified and `is_finite` false; an
+        overflow of the direction itself is left to the caller, who knows the dtype it must fit.
 
     References:
         Schnell, Holl and Thuerey, Half-Inverse Gradients for Physical Deep Learning, ICLR 2022: the update
@@ -91,54 +94,71 @@ def _compute(
     solver: Literal["svd", "gram"],
     data_eps: float,
 ) -> Direction:
-    largest = jnp.max(jnp.abs(J))
-    is_finite = jnp.isfinite(largest) & jnp.all(jnp.isfinite(gradient))
+    J_unit, J_finite = _unit(J)
+    x_unit, x_finite = _unit(gradient)
+    is_finite = J_finite & x_finite
     if cotangent is not None:
-        is_finite &= jnp.all(jnp.isfinite(cotangent))
+        g_unit, g_finite = _unit(cotangent)
+        cotangent = cotangent / g_unit
+        is_finite &= g_finite
     # A decomposition of NaN costs a full iteration, and what it returns depends on the backend.
-    J = jnp.where(is_finite, J, 0)
-
-    # Squares of the entries must neither overflow nor vanish. A power of two scales without rounding.
-    power_of_two = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
-    unit = jnp.where(is_finite & (largest > 0), power_of_two, 1)
-    J, gradient = J / unit, gradient / unit
+    J, gradient = jnp.where(is_finite, J / J_unit, 0), gradient / x_unit
 
     factors = _svd.factorise(J) if solver == "svd" else _gram.factorise(J, data_eps=data_eps)
     s = factors.s
-    keep, cutoff = cut(s, rtol=rtol, atol=atol / unit, floor=factors.floor, max_rank=max_rank)
+    keep, cutoff = cut(s, rtol=rtol, atol=atol / J_unit, floor=factors.floor, max_rank=max_rank)
+
+    # The weights (σ² + λ)^((κ-1)/2) in the larger of the units of σ and √λ, so that no square overflows.
+    root_unit = _unit(jnp.sqrt(damping))[0]
+    h_unit = jnp.where(damping > 0, jnp.maximum(J_unit, root_unit), J_unit)
     weights = gradient_weights(
-        s, keep, exponent=exponent, damping=jnp.square(jnp.sqrt(damping) / unit)
+        s * (J_unit / h_unit),
+        keep,
+        exponent=exponent,
+        damping=jnp.square(jnp.sqrt(damping) / h_unit),
     )
 
-    agreement = jnp.full((), jnp.nan, J.dtype)
+    # Coefficients Vᵀx of the gradient, and their unit in that of the weights.
     if cotangent is None:
-        coefficients = jnp.where(keep, factors.column_coefficients(gradient), 0)
-        total = jnp.sum(jnp.square(gradient))
+        all_coefficients, unit = factors.column_coefficients(gradient), x_unit / h_unit
+        total, agreement = jnp.sum(jnp.square(gradient)), None
     else:
-        from_rows = dot(cotangent, J)
-        all_coefficients = s * factors.row_coefficients(cotangent)
-        coefficients = jnp.where(keep, all_coefficients, 0)
-        total = jnp.sum(jnp.square(all_coefficients))
-        agreement = _cosine(gradient, from_rows)
+        all_coefficients, unit = s * factors.row_coefficients(cotangent), (J_unit / h_unit) * g_unit
+        total, agreement = (
+            jnp.sum(jnp.square(all_coefficients)),
+            _cosine(gradient, dot(cotangent, J)),
+        )
+    coefficients = jnp.where(keep, all_coefficients, 0)
+    share = jnp.sum(jnp.square(coefficients)) / jnp.where(total > 0, total, 1)
 
-    direction = factors.combine(weights * coefficients) * unit**exponent
     rank = jnp.sum(keep, dtype=jnp.int32)
     smallest = s[jnp.maximum(rank - 1, 0)]
-    share = jnp.sum(jnp.square(coefficients)) / jnp.where(total > 0, total, 1)
     return Direction(
-        direction=direction,
-        singular_values=s * unit,
+        direction=factors.combine(weights * coefficients) * (h_unit**exponent * unit),
+        singular_values=s * J_unit,
         rank=rank,
-        cutoff=cutoff * unit,
+        cutoff=cutoff * J_unit,
         condition=jnp.where(rank > 0, s[0] / jnp.where(rank > 0, smallest, 1), jnp.inf),
         captured=jnp.where(total > 0, jnp.minimum(share, 1), 1),
         agreement=agreement,
-        is_finite=is_finite,
+        # A decomposition that fails on an accelerator returns NaN; so does a cut of NaN.
+        is_finite=is_finite & jnp.all(jnp.isfinite(s)) & jnp.isfinite(cutoff),
     )
+
+
+def _unit(x: Array) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """A power of two of the size of the largest entry, 1 if there is none; and whether all are finite.
+
+    In such units squares neither overflow nor vanish, and dividing by a power of two does not round.
+    """
+    largest = jnp.max(jnp.abs(x), initial=0)
+    is_finite = jnp.isfinite(largest)
+    power_of_two = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
+    return jnp.where(is_finite & (largest > 0), power_of_two, 1), is_finite
 
 
 def _cosine(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:
     norm_a, norm_b = jnp.linalg.norm(a), jnp.linalg.norm(b)
     product = norm_a * norm_b
     cosine = dot(a, b) / jnp.where(product > 0, product, 1)
-    return jnp.where((norm_a == 0) & (norm_b == 0), 1, cosine)
+    return jnp.where((norm_a == 0) & (norm_b == 0), 1, jnp.clip(cosine, -1, 1))

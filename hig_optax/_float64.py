@@ -69,10 +69,12 @@ def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
     def _(axis_size: int, in_batched: list, args: tuple) -> tuple[Tree, Tree]:
         def merge(x: jax.Array, is_batched: bool) -> jax.Array:
             x = x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
-            return x.reshape((-1, *x.shape[2:]))
+            return x.reshape((axis_size * x.shape[1], *x.shape[2:]))
 
         out = island(jax.tree.map(merge, args, in_batched[0]))
-        split = jax.tree.map(lambda x: x.reshape((axis_size, -1, *x.shape[1:])), out)
+        split = jax.tree.map(
+            lambda x: x.reshape((axis_size, x.shape[0] // max(axis_size, 1), *x.shape[1:])), out
+        )
         return split, jax.tree.map(lambda _: True, split)
 
     @jax.custom_jvp
@@ -84,8 +86,9 @@ def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
         msg = (
             "The half-inverse direction cannot be differentiated in a float32 program: its algebra runs in "
             "float64, which the program's derivatives could not follow. Switch float64 on for the whole "
-            'program (jax.config.update("jax_enable_x64", True)), or use solver="svd", or stop the gradient '
-            "before the optimizer with jax.lax.stop_gradient."
+            'program (jax.config.update("jax_enable_x64", True)), or use solver="svd", or put '
+            "jax.lax.stop_gradient on the params and the gradient that go into the update (on the updates "
+            "that come out it would be too late)."
         )
         raise TypeError(msg)
 

@@ -7,7 +7,7 @@ from hig_optax._float64 import dot
 from hig_optax._types import Factors
 
 # An eigenvalue of the Gram matrix carries an error of about ε·σ₁², so a singular value below sqrt(ε)·σ₁
-# is noise. Rank-deficient float64 matrices from 8x20 to 600x600 left at most 2.5 sqrt(ε)·σ₁ (see
+# is noise. Rank-deficient float64 matrices from 8x20 to 600x600 left at most 3.2 sqrt(ε)·σ₁ (see
 # test_factorisations.py); 8 leaves room for other summation orders. In float64 that is 1.2e-7.
 FLOOR_IN_SQRT_EPS = 8
 
@@ -62,4 +62,3 @@ def _gram_eigh(A: Float[Array, "r k"]) -> tuple[Float[Array, " r"], Float[Array,
 
 def _safe_inverse(s: Float[Array, " r"]) -> Float[Array, " r"]:
     return jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
-

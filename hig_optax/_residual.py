@@ -133,7 +133,7 @@ def trace_rows(
     """
 
     def call(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Tree:
-        return jax.tree.map(jnp.asarray, residual(columns, entries))
+        return jax.tree_util.tree_map_with_path(_as_rows, residual(columns, entries))
 
     jaxpr, shapes = jax.make_jaxpr(call, return_shape=True)(columns, entries)
     for path, leaf in jax.tree.leaves_with_path(shapes):
@@ -151,14 +151,25 @@ def trace_rows(
     is_column = [i < len(columns) for i in range(len(jaxpr.jaxpr.invars))]
     if not any(_depends(jaxpr.jaxpr, is_column)):
         raise ValueError(
-            "residual_fn ignores its parameters: no row depends on any of them, so that the Jacobian is "
-            "zero. Compute the rows from the params that residual_fn is given, not from a closure."
+            "residual_fn ignores its parameters: no row depends on any that is optimized, so that the "
+            "Jacobian is zero. Compute the rows from the params that residual_fn is given, not from a "
+            "closure, and let mask= be True for some that matter."
         )
 
     def evaluate(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Array:
         return view.ravel(call(columns, entries), view.highest_dtype)
 
     return Rows(evaluate, view, _holds_custom_vjp(jaxpr.jaxpr))
+
+
+def _as_rows(path: Any, leaf: Any) -> Array:
+    try:
+        return jnp.asarray(leaf)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"residual_fn must return arrays, got {leaf!r} of type {type(leaf).__name__} at "
+            f"{jax.tree_util.keystr(path) or 'the root'}."
+        ) from None
 
 
 def _is_complex(dtype: Any) -> bool:
@@ -180,6 +191,10 @@ _LOOPS = ("scan", "while", "cond")
 
 def _depends(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
     """Which outputs of a jaxpr depend on the inputs marked true; where unsure, it does."""
+    if any(eqn.effects for eqn in jaxpr.eqns):
+        return [True] * len(
+            jaxpr.outvars
+        )  # written to a reference, values travel outside the graph
     marked = {id(v) for v, mark in zip(jaxpr.invars, inputs, strict=True) if mark}
     for eqn in jaxpr.eqns:
         marks = [not isinstance(v, jex.Literal) and id(v) in marked for v in eqn.invars]

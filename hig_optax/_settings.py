@@ -1,11 +1,13 @@
 """The settings that all optimizers of the family share, checked once."""
 
 import dataclasses
+import inspect
 import math
 import operator
 from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Tree
@@ -41,7 +43,7 @@ class Settings:
     Raises:
         TypeError: A setting is of the wrong kind.
         ValueError: A setting that is a plain number or a choice is outside its range. Traced numbers are
-            not checked: a NaN among them keeps nothing, and the update is zero.
+            not checked; one that is NaN makes the update zero and flagged, like any other NaN.
     """
 
     residual_fn: ResidualFn
@@ -60,12 +62,9 @@ class Settings:
     spectrum_size: int
 
     def __post_init__(self) -> None:
-        for name in ("residual_fn", "loss_fn"):
-            value = getattr(self, name)
-            if not callable(value) and not (name == "loss_fn" and value is None):
-                raise TypeError(
-                    f"{name} must be a function, got {_shown(value)}. {_static_hint(value)}"
-                )
+        check_function("residual_fn", self.residual_fn, ("params", "sample"))
+        if self.loss_fn is not None:
+            check_function("loss_fn", self.loss_fn, ("rows", "batch"))
         for name in ("max_rank", "num_matvecs", "chunk_size", "spectrum_size"):
             _check_count(name, getattr(self, name), optional=name != "spectrum_size")
         _check_batch_axis(self.batch_axis)
@@ -82,6 +81,25 @@ class Settings:
         _check_number(
             "damping", self.damping, "finite and not negative", lambda x: 0 <= x < math.inf
         )
+
+
+def check_function(name: str, fun: Any, arguments: tuple[str, ...]) -> None:
+    """Refuse what cannot be called with these arguments.
+
+    Raises:
+        TypeError: `fun` is no function, or takes other arguments.
+    """
+    wanted = f"{name} must be a function of ({', '.join(arguments)})"
+    if not callable(fun):
+        raise TypeError(f"{wanted}, got {_shown(fun)}. {_static_hint(fun)}")
+    try:
+        signature = inspect.signature(fun)
+    except (TypeError, ValueError):  # some callables have none to look at
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise TypeError(f"{wanted}, got one of {signature}: {error}.") from None
 
 
 def _check_count(name: str, value: Any, *, optional: bool) -> None:
@@ -113,13 +131,18 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def _check_number(name: str, value: Any, wanted: str, is_valid: Any) -> None:
     """Range-check plain numbers; of an array, traced or not, check that it is one real number."""
-    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
-        if isinstance(value, np.complexfloating) or not is_valid(value):
+    if isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool):
+        if not is_valid(value):
             raise ValueError(f"{name} must be {wanted}, got {value}.")
         return
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{name} must be a real number, got {_shown(value)}. optax.inject_hyperparams gives its numbers "
+            "the dtype of the first parameter: pass it hyperparam_dtype=jnp.float32."
+        )
     is_real = dtype is not None and (
-        jax.numpy.issubdtype(dtype, np.floating) or jax.numpy.issubdtype(dtype, np.integer)
+        jnp.issubdtype(dtype, np.floating) or jnp.issubdtype(dtype, np.integer)
     )
     if not is_real or shape != ():
         raise TypeError(

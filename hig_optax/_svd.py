@@ -50,4 +50,3 @@ def _tall_svd(A: Float[Array, "k r"]) -> tuple[Array, Array, Array]:
     P, L = jnp.linalg.qr(R.T)
     U, s, Vt = jnp.linalg.svd(L.T)
     return dot(Q, U), s, dot(Vt, P.T)
-

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hig_optax._batch import take_apart
+from hig_optax._batch import Samples, take_apart
 from hig_optax._columns import Columns
 from hig_optax._direction import Direction, half_inverse_direction
 from hig_optax._jacobian import stacked_jacobian
 from hig_optax._plan import choose_jacobian, choose_solver
+from hig_optax._report import blank, report
 from hig_optax._residual import Rows, trace_rows
 from hig_optax._settings import Settings
 from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Spectrum, Tree
@@ -48,7 +49,7 @@ def scale_by_hig(
     With rows y(θ) stacked over the mini-batch, J = ∂y/∂θ = U Σ Vᵀ and an incoming gradient x = Jᵀ ∂L/∂y,
     ``update`` returns
 
-        V h(Σ) Vᵀ x,    h(σ) = (σ² + λ)^((κ-1)/2) where σ > max(rtol·σ₁, atol), else 0,
+        V h(Σ) Vᵀ x,    h(σ) = (σ² + λ)^((κ-1)/2) where σ > max(rtol·σ₁, atol, noise), else 0,
 
     which for λ = 0 is V Σ^κ Uᵀ ∂L/∂y over the kept singular values: the plain gradient for κ = 1, the
     half-inverse gradient for κ = -1/2, Gauss-Newton for κ = -1. Not negated and without learning rate:
@@ -56,7 +57,11 @@ def scale_by_hig(
 
     The incoming gradient may come from any loss that reaches the parameters through y; what stands before
     in a chain is respected. The part of it outside the row space of J is dropped (weight decay put before,
-    say): put such things after. The direction is linear in the gradient.
+    say): put such things after. The direction is linear in the gradient. Of complex parameters hand over
+    ``conj(jax.grad(loss))``, as everywhere in Optax: the raw gradient leads uphill.
+
+    ``optax.MultiSteps`` around this is silently wrong: it averages gradients over micro-batches, but the
+    Jacobian would be that of the last one alone.
 
     Args:
         residual_fn: ``(params, sample) -> rows``, any tree of real or complex floating-point arrays: the
@@ -81,15 +86,16 @@ def scale_by_hig(
         solver: ``"svd"`` in the dtype of J, ``"gram"`` (short side of J, float64 even in a float32
             program), or ``"auto"``: whichever is right, then whichever is faster.
         num_matvecs: Reserved for a matrix-free solver.
-        chunk_size: How many samples' rows of J are built at once (rows, where ``batch_axis=None``), to
-            bound the memory of their differentiation. None: all.
+        chunk_size: How many samples' rows of J are built at once, to bound the memory of their
+            differentiation; where ``batch_axis=None``, how many rows (columns in forward mode). None: all.
         spectrum_size: How many singular values the state keeps.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``. ``update(grads, state, params, batch=batch)`` needs
         `params` and `batch`; other extra arguments are ignored. Updates have the tree and dtypes of the
-        parameters. Rows, Jacobian, gradient or update not finite: zero updates for all leaves, and
-        ``state.spectrum.is_finite`` is false; nothing is raised inside ``jit``. To halt, look at the flag.
+        parameters (those passed through keep their own). Rows, Jacobian, any gradient or update not finite:
+        zero updates for all leaves, and ``state.spectrum.is_finite`` is false; nothing is raised inside
+        ``jit``. To halt, look at the flag.
 
     Raises:
         TypeError: A setting of the wrong kind; parameters or rows that are not floating-point numbers.
@@ -98,12 +104,21 @@ def scale_by_hig(
             or ``pmap``.
 
     Notes:
-        In floating point with machine epsilon ε the incoming gradient carries a rounding of ε‖x‖ into
-        every direction, and h(σ) magnifies it most for the smallest kept σ. Relative to the direction the
-        error is at most about ``10 ε (σ₁/σ_rank)^(1-κ) / sqrt(captured)``: with κ = -1/2 and σ₁/σ_rank =
-        1e3 that is 4e-2 in float32. With `loss_fn` this part is gone, and what remains is the rounding of J,
-        in practice ε σ₁/σ_rank. Training curves did not differ. Parameters in less than float32 are raised
-        to float32 before `residual_fn` sees them.
+        In floating point with machine epsilon ε the incoming gradient carries a rounding into every
+        direction, and h(σ) magnifies it most for the smallest kept σ. Relative to the direction the error
+        is, for κ <= 0 and no singular value at the very cut, at most about
+
+            10 ε (σ₁/σ_rank)^(1-κ) (‖|J|ᵀ|g|‖ / ‖Jᵀg‖) / sqrt(captured),
+
+        where the ratio of norms says how far the rows cancel in the gradient: near one early in training,
+        growing without bound at a minimum where the rows do not vanish. With κ = -1/2 and σ₁/σ_rank = 1e3
+        that is 4e-2 in float32 without cancellation. With `loss_fn` the rounding of the gradient is gone;
+        that of J remains, and is in practice ε σ₁/σ_rank times the same ratio. Training curves did not
+        differ.
+
+        J, gradient and cotangent are held in the least precise dtype among the rows and the optimized
+        leaves, at least float32. Parameters in less are raised to float32 before `residual_fn` sees them;
+        the leaves of `batch` are handed over as they are.
 
         Singular values below the noise of the arithmetic are never kept, whatever `rtol`: 8ε·σ₁ for
         ``"svd"``, 4ε·σ₁ (at least 1.2e-7·σ₁) for ``"gram"``, ε of the dtype of J. `Spectrum.cutoff` shows it.
@@ -147,7 +162,7 @@ def scale_by_hig(
 
     def init_fn(params: Tree) -> ScaleByHigState:
         dtype = Columns.of(params, settings.mask).view.highest_dtype
-        return ScaleByHigState(_blank_spectrum(settings.spectrum_size, dtype))
+        return ScaleByHigState(blank(settings.spectrum_size, dtype))
 
     def update_fn(
         updates: Tree,
@@ -172,9 +187,8 @@ def scale_by_hig(
         columns = Columns.of(params, settings.mask)
         found, is_finite = _find_direction(settings, columns, updates, batch)
         new, is_finite = columns.replace(updates, found.direction, is_finite)
-        return new, ScaleByHigState(
-            _spectrum(found, is_finite, settings, columns.view.highest_dtype)
-        )
+        dtype = columns.view.highest_dtype
+        return new, ScaleByHigState(report(found, is_finite, settings.spectrum_size, dtype))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -206,7 +220,8 @@ def hig(
     oscillators) belong, is the mean over the batch of Σ(y-target)².
 
     Args:
-        learning_rate: A number or a schedule; dimensionless for κ = -1.
+        learning_rate: A number or a schedule. Its unit is that of a parameter over that of the direction;
+            for κ = -1 and a loss in squared rows it has none.
         residual_fn: As in `scale_by_hig`.
         loss_fn: As in `scale_by_hig`.
         exponent: As in `scale_by_hig`.
@@ -273,15 +288,10 @@ def _find_direction(
     settings: Settings, columns: Columns, updates: Tree, batch: Tree
 ) -> tuple[Direction, jax.Array]:
     samples = take_apart(batch, settings.batch_axis)
-    rows = trace_rows(
-        lambda parts, entries: settings.residual_fn(
-            columns.rebuild(parts), samples.assemble(entries)
-        ),
-        columns.parts,
-        samples.example,
-    )
+    rows = _trace(settings, columns, samples)
     # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
-    dtype = min(rows.view.lowest_dtype, columns.view.lowest_dtype, key=lambda d: jnp.finfo(d).bits)
+    dtypes = (rows.view.lowest_dtype, columns.view.lowest_dtype)
+    dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
     y, J = stacked_jacobian(
         rows,
         columns.parts,
@@ -295,6 +305,7 @@ def _find_direction(
         chunk_size=settings.chunk_size,
         dtype=dtype,
     )
+    y, J = _gathered(y), _gathered(J)
     cotangent = None
     if settings.loss_fn is not None:
         cotangent = _cotangent(settings.loss_fn, rows, y, samples.size, batch).astype(dtype)
@@ -312,6 +323,28 @@ def _find_direction(
     return found, found.is_finite & jnp.all(jnp.isfinite(y))
 
 
+def _trace(settings: Settings, columns: Columns, samples: Samples) -> Rows:
+    def residual(parts: tuple[jax.Array, ...], entries: tuple[Any, ...]) -> Tree:
+        return settings.residual_fn(columns.rebuild(parts), samples.assemble(entries))
+
+    try:
+        return trace_rows(residual, columns.parts, samples.example)
+    except Exception as error:
+        if columns.is_one_vector:
+            raise ValueError(
+                "residual_fn failed on params that are one flat vector. If optax.flatten is wrapped around "
+                "this transformation, remove it: residual_fn needs the parameters in their own structure."
+            ) from error
+        raise
+
+
+def _gathered(x: jax.Array) -> jax.Array:
+    """The whole of an array: factorisations refuse one that is sharded over explicit mesh axes."""
+    if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+        return jax.sharding.reshard(x, jax.sharding.PartitionSpec())
+    return x
+
+
 def _cotangent(
     loss_fn: LossFn, rows: Rows, y: jax.Array, size: int | None, batch: Tree
 ) -> jax.Array:
@@ -320,11 +353,13 @@ def _cotangent(
     def loss(y: jax.Array) -> jax.Array:
         unravel = rows.view.unravel
         tree = unravel(y) if size is None else jax.vmap(unravel)(y.reshape(size, -1))
-        value = jnp.asarray(loss_fn(tree, batch))
-        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        value = loss_fn(tree, batch)
+        is_array = isinstance(value, jax.Array)
+        if not is_array or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            what = f"shape {value.shape} and dtype {value.dtype}" if is_array else repr(value)
             raise ValueError(
-                f"loss_fn must return a real scalar, got shape {value.shape} and dtype {value.dtype}. "
-                "Reduce the rows to one number, e.g. by jnp.mean over the samples."
+                f"loss_fn must return a real scalar array, got {what}. Reduce the rows to one number, as "
+                "jnp.mean over the samples does."
             )
         return value
 
@@ -339,42 +374,6 @@ def _refuse_manual_axes() -> None:
             "Jacobian of its own samples only and step along a direction of its own. Call it outside, in a "
             "jitted step with a sharded batch: jax.jit splits the work itself."
         )
-
-
-def _blank_spectrum(size: int, dtype: Any) -> Spectrum:
-    # One buffer per field: a state whose fields share one could not be donated.
-    return Spectrum(
-        singular_values=jnp.zeros((size,), dtype),
-        rank=jnp.zeros((), jnp.int32),
-        cutoff=jnp.zeros((), dtype),
-        condition=jnp.zeros((), dtype),
-        captured=jnp.zeros((), dtype),
-        agreement=jnp.zeros((), dtype),
-        is_finite=jnp.ones((), bool),
-    )
-
-
-def _spectrum(found: Direction, is_finite: jax.Array, settings: Settings, dtype: Any) -> Spectrum:
-    size = settings.spectrum_size
-    values = jnp.pad(found.singular_values[:size], (0, max(0, size - found.singular_values.size)))
-    agreement = found.agreement
-    looks_for_nans = jax.config.jax_debug_nans  # type: ignore[attr-defined]
-    if settings.loss_fn is None and looks_for_nans:
-        # The NaN that says "not measured" would stop every step of a loop that looks for other NaNs.
-        agreement = jnp.zeros_like(agreement)
-
-    def report(x: jax.Array) -> jax.Array:
-        return jnp.where(is_finite, x, jnp.nan).astype(dtype)
-
-    return Spectrum(
-        singular_values=report(values),
-        rank=jnp.where(is_finite, found.rank, 0),
-        cutoff=report(found.cutoff),
-        condition=report(found.condition),
-        captured=report(found.captured),
-        agreement=report(agreement),
-        is_finite=is_finite,
-    )
 
 
 def _inverted(mask: Any) -> Any:

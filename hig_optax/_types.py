@@ -70,7 +70,8 @@ class Spectrum(NamedTuple):
     agreement: Float[Array, ""]
     """With `loss_fn`: cosine between the incoming gradient and Jᵀ ∂loss/∂rows, 1 when the loss that was
     differentiated outside is the same. Two zero vectors agree (1), one zero vector does not (0).
-    Without `loss_fn` there is nothing to compare: NaN (0 under ``jax_debug_nans``)."""
+    Without `loss_fn` there is nothing to compare: NaN, or 0 in a step compiled under ``jax_debug_nans``."""
 
     is_finite: Bool[Array, ""]
-    """False if rows, Jacobian, gradient or update held NaN or inf; the update was then zero."""
+    """False if rows, Jacobian, gradient, traced settings or update held NaN or inf; the update was then
+    zero."""

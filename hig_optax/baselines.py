@@ -6,7 +6,6 @@ alone and leaves the network to a first-order method.
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from hig_optax._batch import Samples, take_apart
 from hig_optax._direction import half_inverse_direction
 from hig_optax._plan import choose_jacobian, choose_solver
 from hig_optax._residual import RealView, Rows, trace_rows
+from hig_optax._settings import check_function
 from hig_optax._transform import hig
 from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Tree
 
@@ -288,11 +288,11 @@ def sip_value_and_grad(
         Thuerey et al., Physics-based Deep Learning, the notebook on half-inverse gradients: the truncated
         pseudo-inverse per sample as inverse solver.
     """
-    _check_function("control_fn", control_fn, ("params", "sample"))
-    _check_function("physics_fn", physics_fn, ("u", "sample"))
-    _check_function("sample_loss_fn", sample_loss_fn, ("y", "sample"))
+    check_function("control_fn", control_fn, ("params", "sample"))
+    check_function("physics_fn", physics_fn, ("u", "sample"))
+    check_function("sample_loss_fn", sample_loss_fn, ("y", "sample"))
     if inverse_fn is not None:
-        _check_function("inverse_fn", inverse_fn, ("u", "y", "cotangent", "sample"))
+        check_function("inverse_fn", inverse_fn, ("u", "y", "cotangent", "sample"))
     if isinstance(rtol, (int, float)) and not 0 <= rtol < 1:
         raise ValueError(f"rtol must be in [0, 1), got {rtol}.")
     if batch_axis is None:
@@ -461,17 +461,3 @@ def _check_floating(name: str, tree: Tree) -> None:
                 f"{name} must {what} real or complex floating-point numbers, got {dtype} at "
                 f"{jax.tree_util.keystr(path) or 'the root'}. Convert with .astype(jnp.float32)."
             )
-
-
-def _check_function(name: str, fun: Any, arguments: tuple[str, ...]) -> None:
-    wanted = f"{name} must be a function of ({', '.join(arguments)})"
-    if not callable(fun):
-        raise TypeError(f"{wanted}, got {fun!r} of type {type(fun).__name__}.")
-    try:
-        signature = inspect.signature(fun)
-    except (TypeError, ValueError):  # some callables have none to look at
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
-        raise TypeError(f"{wanted}, got one of {signature}: {error}.") from None

@@ -31,7 +31,11 @@ SETTINGS = [
     ({"rtol": 1.0}, ValueError, r"rtol must be in \[0, 1\), got 1.0"),
     ({"rtol": -1e-3}, ValueError, r"rtol must be in \[0, 1\), got -0.001"),
     ({"rtol": "small"}, TypeError, "rtol must be a real number or a scalar array, got 'small'"),
-    ({"rtol": lambda step: 0.1}, TypeError, "rtol must be a real number or .* inject_hyperparams"),
+    (
+        {"rtol": lambda step: 0.1},
+        TypeError,
+        r"rtol must be a real number or (.|\n)*inject_hyperparams",
+    ),
     ({"rtol": jnp.ones(2)}, TypeError, r"rtol must be .* got an array of shape \(2,\)"),
     ({"rtol": True}, TypeError, "rtol must be a real number"),
     ({"atol": -1.0}, ValueError, "atol must be finite and not negative"),
@@ -57,6 +61,22 @@ SETTINGS = [
     ({"batch_axis": 0.0}, TypeError, "batch_axis must be an int, None, or a tree of them"),
     ({"batch_axis": jnp.int32(0)}, TypeError, "batch_axis .* static_args=hig_optax.STATIC_ARGS"),
     ({"loss_fn": 3.0}, TypeError, "loss_fn must be a function"),
+    (
+        {"loss_fn": lambda rows: rows},
+        TypeError,
+        r"loss_fn must be a function of \(rows, batch\), got one of",
+    ),
+    (
+        {"residual_fn": lambda p: p},
+        TypeError,
+        r"residual_fn must be a function of \(params, sample\)",
+    ),
+    (
+        {"residual_fn": lambda p, s, t: p},
+        TypeError,
+        r"residual_fn must be a function of \(params, sample\)",
+    ),
+    ({"rtol": jnp.complex64(0.1)}, TypeError, "rtol must be a real number.*hyperparam_dtype"),
     ({"residual_fn": jnp.float32(1.0)}, TypeError, "residual_fn must be a function.*STATIC_ARGS"),
 ]
 
@@ -79,6 +99,11 @@ RESIDUALS = [
         lambda p, s: jnp.sign(p["w"]).astype(int),
         TypeError,
         "floating-point rows, got int32 at the root",
+    ),
+    (
+        lambda p, s: "rows",
+        TypeError,
+        "residual_fn must return arrays, got 'rows' of type str at the root",
     ),
     (lambda p, s: {"r": p["w"] > 0}, TypeError, r"floating-point rows, got bool at \['r'\]"),
 ]
@@ -112,8 +137,25 @@ BATCHES = [
 
 @pytest.mark.parametrize(("batch", "settings", "message"), BATCHES, ids=by_message)
 def test_batches(batch, settings, message):
-    with pytest.raises(ValueError, match=message):
-        update(batch=batch, **settings)
+    opt = hig_optax.scale_by_hig(residual, **settings)
+    with pytest.raises((ValueError, TypeError), match=message):
+        opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=batch)
+
+
+def test_wrapped_in_flatten():
+    opt = optax.flatten(hig_optax.scale_by_hig(residual))
+    with pytest.raises(ValueError, match=r"one flat vector.*optax.flatten"):
+        opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=BATCH)
+
+
+def test_forward_mode_through_a_custom_vjp():
+    @jax.custom_vjp
+    def double(x):
+        return 2 * x
+
+    double.defvjp(lambda x: (double(x), None), lambda _, g: (2 * g,))
+    with pytest.raises(ValueError, match='jacobian="forward" cannot pass through residual_fn'):
+        update(residual_fn=lambda p, s: double(p["w"]) * s["x"], jacobian="forward")
 
 
 def test_batch_not_passed():
@@ -176,10 +218,16 @@ def test_gradients(grads, error, message):
 
 
 @pytest.mark.parametrize(
-    "loss_fn", [lambda rows, batch: rows, lambda rows, batch: jax.lax.complex(jnp.sum(rows), 0.0)]
+    "loss_fn",
+    [
+        lambda rows, batch: rows,
+        lambda rows, batch: jax.lax.complex(jnp.sum(rows), 0.0),
+        lambda rows, batch: None,
+        lambda rows, batch: (jnp.sum(rows), rows),
+    ],
 )
 def test_loss_that_is_no_real_scalar(loss_fn):
-    with pytest.raises(ValueError, match="loss_fn must return a real scalar, got shape"):
+    with pytest.raises(ValueError, match="loss_fn must return a real scalar array, got"):
         update(loss_fn=loss_fn)
 
 
@@ -238,6 +286,17 @@ def test_values_that_are_not_finite_leave_the_parameters_alone(with_loss_fn, sol
     assert np.isnan(state.spectrum.condition)
     for leaf in jax.tree.leaves(updates):
         np.testing.assert_array_equal(leaf, 0)
+
+
+def test_nan_in_a_gradient_that_passes_through_is_flagged():
+    params = {"w": jnp.ones(3), "frozen": jnp.ones(2)}
+    updates, state = update(
+        params=params,
+        grads=params | {"frozen": jnp.array([jnp.nan, 1.0])},
+        mask={"w": True, "frozen": False},
+    )
+    assert not state.spectrum.is_finite
+    np.testing.assert_array_equal(updates["frozen"], 0)
 
 
 def test_overflow_of_the_update_is_flagged():

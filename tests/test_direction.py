@@ -51,7 +51,7 @@ def test_direction_is_the_formula(solver, with_cotangent, shape, spectrum, expon
         if with_cotangent:
             assert found.agreement == pytest.approx(1)
         else:
-            assert np.isnan(found.agreement)
+            assert found.agreement is None
 
 
 @pytest.mark.parametrize(
@@ -198,3 +198,34 @@ def test_gradient_outside_the_row_space_is_dropped():
         found = compute(J, g, gradient=J.T @ g + outside, with_cotangent=False)
         np.testing.assert_allclose(found.direction, matrices.direction(J, g, -0.5), atol=1e-12)
         assert found.captured == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("solver", ["svd", "gram"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-3, 1e20])
+def test_report_and_damping_at_any_scale_in_float32(scale, solver):
+    """Squares of these numbers overflow or vanish in float32; shares, cosines and ratios do not."""
+    J = planted((4, 9), np.logspace(0, -1, 4))
+    g = np.ones(4)
+    for c, d in ((scale, 1.0), (1.0, scale)):
+        A, b = (c * J).astype(np.float32), (d * g).astype(np.float32)
+        found = compute(
+            A,
+            b,
+            gradient=-(J.T @ g).astype(np.float32) * np.float32(c * d),
+            solver=solver,
+            max_rank=2,
+        )
+        assert found.agreement == pytest.approx(-1, abs=1e-5)
+        U, s, _ = np.linalg.svd(J)
+        energy = (s * (U.T @ g)) ** 2
+        assert found.captured == pytest.approx(energy[:2].sum() / energy.sum(), rel=1e-4)
+    # With λ far above σ² the direction of κ = -1 is Jᵀg/λ.
+    A = (1e-20 * J).astype(np.float32)
+    found = compute(A, g.astype(np.float32), damping=1.0, exponent=-1.0, solver=solver)
+    np.testing.assert_allclose(found.direction, A.T @ g.astype(np.float32), rtol=1e-3)
+    assert found.is_finite
+
+
+def test_a_cut_of_nan_is_flagged():
+    found = compute(np.eye(3, 4, dtype=np.float32), np.ones(3, np.float32), rtol=np.nan)
+    assert not found.is_finite

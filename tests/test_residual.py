@@ -50,6 +50,16 @@ def test_take_apart_moves_the_sample_axis_and_shares():
     assert one["c"] == 1.5
 
 
+@pytest.mark.parametrize("batch_axis", [0, {"x": 0, "none": None, "shared": None}])
+def test_none_leaves_of_a_batch_stay(batch_axis):
+    batch = {"x": jnp.arange(3.0), "none": None, "shared": jnp.arange(3.0)}
+    samples = take_apart(batch, batch_axis)
+    one = samples.assemble([x[1] for x in samples.mapped])
+    assert one["none"] is None
+    assert one["x"] == 1
+    assert jnp.ndim(one["shared"]) == (0 if batch_axis == 0 else 1)
+
+
 def residual(params, sample):
     """Rows as a tree, real and complex, from real and complex parameters."""
     z = params["w"] @ sample["x"] + params["b"]
@@ -130,6 +140,12 @@ def trace(fun):
     return trace_rows(lambda columns, entries: fun(columns[0]), (jnp.ones(3),), ())
 
 
+def through_a_reference(x):
+    ref = jax.new_ref(jnp.zeros(3))
+    ref[...] = 2 * x
+    return ref[...]
+
+
 def test_rows_that_depend_through_calls_and_loops_are_seen():
     for fun in (
         jax.jit(jnp.sin),
@@ -138,6 +154,7 @@ def test_rows_that_depend_through_calls_and_loops_are_seen():
         lambda x: jax.lax.scan(lambda c, _: (c + x, c), jnp.zeros(3), length=3)[1],
         lambda x: jax.lax.cond(True, jnp.sin, jnp.cos, x),
         lambda x: (jnp.ones(2), x[0]),
+        through_a_reference,
     ):
         assert trace(fun).view.size > 0
 

@@ -1,0 +1,46 @@
+"""The report on a step, in shapes and dtypes that never change."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from hig_optax._direction import Direction
+from hig_optax._types import Spectrum
+
+
+def blank(size: int, dtype: Any) -> Spectrum:
+    """The report before the first step: zeros, and finite."""
+    # One buffer per field: a state whose fields share one could not be donated.
+    return Spectrum(
+        singular_values=jnp.zeros((size,), dtype),
+        rank=jnp.zeros((), jnp.int32),
+        cutoff=jnp.zeros((), dtype),
+        condition=jnp.zeros((), dtype),
+        captured=jnp.zeros((), dtype),
+        agreement=jnp.zeros((), dtype),
+        is_finite=jnp.ones((), bool),
+    )
+
+
+def report(found: Direction, is_finite: Bool[Array, ""], size: int, dtype: Any) -> Spectrum:
+    """What the state keeps of a direction: `size` singular values, real numbers in `dtype`."""
+    values = found.singular_values[:size]
+    # Under jax_debug_nans the NaN that says "not measured" would stop every step of a loop that looks for
+    # other NaNs.
+    unmeasured = 0.0 if jax.config.jax_debug_nans else jnp.nan  # type: ignore[attr-defined]
+    agreement = jnp.full((), unmeasured) if found.agreement is None else found.agreement
+
+    def shown(x: Array) -> Array:
+        return jnp.where(is_finite, x, jnp.nan).astype(dtype)
+
+    return Spectrum(
+        singular_values=shown(jnp.pad(values, (0, size - values.size))),
+        rank=jnp.where(is_finite, found.rank, 0),
+        cutoff=shown(found.cutoff),
+        condition=shown(found.condition),
+        captured=shown(found.captured),
+        agreement=shown(agreement),
+        is_finite=is_finite,
+    )
