@@ -1,4 +1,4 @@
-"""The command line: ``python -m hig_optax.experiments {compare,list,bench}``."""
+"""The command line: ``python -m hig_optax.experiments {compare,results,list,bench}``."""
 
 import argparse
 import ast
@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 
 from hig_optax import problems
-from hig_optax.experiments import bench, compare, machine, methods
+from hig_optax.experiments import bench, compare, machine, methods, results, study
 from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.train import problem_settings
@@ -68,6 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
 
+    parse = commands.add_parser(
+        "results", parents=[shared], help="every experiment, and the page that tells of them"
+    )
+    parse.set_defaults(command=_results)
+    parse.add_argument("--to", type=Path, help="folder of RESULTS.md (default: notebooks)")
+    length = parse.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=float, default=20.0, help="of most runs (default: 20)")
+    length.add_argument("--quick", action="store_true", help="far too short, to see it work")
+    parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
+
     parse = commands.add_parser("list", help="problems, methods and their settings")
     parse.set_defaults(command=_list)
 
@@ -99,9 +109,39 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
         report=Report(console),
     )
     written = comparison.write()
+    if comparison.reused:
+        console.print(
+            f"{comparison.reused} of {len(comparison.histories)} runs were done before with the same "
+            "settings and are shown as they were; --fresh trains them again.",
+            style="bold",
+            soft_wrap=True,
+        )
     comparison.table().show(console)
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _results(options: argparse.Namespace, console: Console) -> None:
+    _configure(options)
+    chosen = study.quick() if options.quick else study.full(options.seconds)
+    plans = {name: experiment.plan(options.out) for name, experiment in chosen.items()}
+    runs = [run for plan in plans.values() for run in plan.runs]
+    missing = runs if options.fresh else [run for plan in plans.values() for run in plan.missing()]
+    minutes = study.predicted_seconds(plans.values(), fresh=options.fresh) / 60
+    console.print(
+        f"{len(runs)} runs, {len(runs) - len(missing)} of them done before: about {minutes:.0f} minutes.",
+        style="bold",
+    )
+    done = {}
+    for name, plan in plans.items():
+        done[name] = compare.carry_out(plan, fresh=options.fresh, report=Report(console))
+        done[name].table().show(console)
+    command = "python -m hig_optax.experiments results" + (" --quick" if options.quick else "")
+    to = options.to or (options.out / "quick" if options.quick else Path("notebooks"))
+    written = results.write(done, to, command=command)
+    for table in results.summary(done):
+        table.show(console)
+    console.print(str(written[0]), highlight=False, soft_wrap=True)
 
 
 def _with(problem: problems.Problem, settings: Mapping[str, Any]) -> problems.Problem:

@@ -1,66 +1,76 @@
 """Methods beside one another on one problem: equal wall time or equal steps, several seeds."""
 
-import hashlib
-import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
 from hig_optax.experiments import figures, machine, store
+from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.budget import Budget
-from hig_optax.experiments.history import History
+from hig_optax.experiments.history import History, by_method
+from hig_optax.experiments.plan import Overrides, Plan
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.table import Table, over_seeds
-from hig_optax.experiments.train import Trainer
 from hig_optax.problems import Problem
 
-Overrides = Mapping[str, Mapping[str, Any]]
-"""Settings that differ from the recommended ones, by method."""
+COLUMNS = (
+    "method",
+    "batch",
+    "rate",
+    "test loss",
+    "training loss",
+    "steps",
+    "ms per step",
+    "first call, s",
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs of several methods on one problem, and the files that tell of them."""
+    """Runs of several methods on one problem, and the files that tell of them.
+
+    Attributes:
+        problem: What was trained.
+        budget: Of each run.
+        histories: The runs, method by method in the order asked for.
+        directory: Where the files are.
+        reused: How many of the runs were done before and only read.
+    """
 
     problem: Problem
     budget: Budget
     histories: tuple[History, ...]
     directory: Path
-
-    def by_method(self) -> dict[str, list[History]]:
-        """The runs of each method, in the order in which the methods were asked for."""
-        groups: dict[str, list[History]] = {}
-        for history in self.histories:
-            groups.setdefault(history.method, []).append(history)
-        return groups
+    reused: int = 0
 
     def table(self) -> Table:
         """Median and range over seeds at the end of the budget."""
-        columns = (
-            "method",
-            "batch",
-            "rate",
-            "test loss",
-            "training loss",
-            "steps",
-            "ms per step",
-            "first call, s",
-        )
-        groups = self.by_method()
-        rows = tuple(_row(method, runs) for method, runs in groups.items())
+        groups = by_method(self.histories)
         seeds = max(len(runs) for runs in groups.values())
-        title = f"{self.problem.name}: {_budget_in_words(self.budget)} per run"
         note = (
             f"{f'Median (range) of {seeds} seeds' if seeds > 1 else 'One seed'}. Losses are means over "
             "samples: of the test set, and of the mini-batches since the last look. "
             "First call: tracing, compilation and one step, outside the budget. "
+            + "".join(f"{remark} " for remark in self.remarks())
             + machine.describe(self.histories[0].request["environment"])
         )
-        return Table(title, columns, rows, note)
+        rows = tuple(_row(method, runs) for method, runs in groups.items())
+        return Table(f"{self.problem.name}: {self.budget.in_words()} per run", COLUMNS, rows, note)
+
+    def remarks(self) -> list[str]:
+        """Sentences on methods that run with other settings than the source's."""
+        said = []
+        for method, runs in by_method(self.histories).items():
+            adjusted = ADJUSTMENTS.get((self.problem.name, method))
+            if (
+                adjusted
+                and adjusted.why
+                and runs[0].request["settings"].items() >= adjusted.settings.items()
+            ):
+                said.append(f"{method}: {adjusted.why}.")
+        return said
 
     def write(self) -> list[Path]:
         """Write history.json, table.md and the figures; returns their paths."""
@@ -92,11 +102,6 @@ def compare(
 ) -> Comparison:
     """Train `problem` with every method from every seed, or find the runs done already.
 
-    Every finished run is one file under ``<out>/<run>/runs``, named by a digest of all that decides
-    it, versions and machine included: an interrupted comparison goes on where it was, and a changed
-    setting is another run. The runs go seed by seed, so that a machine that is busy for a
-    while slows every method alike.
-
     Args:
         problem: What is trained.
         method_names: Names in `methods.METHODS`.
@@ -110,66 +115,40 @@ def compare(
     Raises:
         ValueError: No such method or setting.
     """
-    overrides, report = overrides or {}, report or Report()
-    if unused := sorted(set(overrides) - set(method_names)):
-        raise ValueError(f"Settings are given for {', '.join(unused)}, which is not compared here.")
-    trainers = [Trainer(problem, name, overrides.get(name)) for name in method_names]
-    directory = Path(out) / _directory_name(problem, budget, overrides)
-    found: dict[tuple[str, int], History] = {}
-    for seed in seeds:
-        for trainer in trainers:
-            request = trainer.request(seed, budget)
-            path = directory / "runs" / f"{trainer.method}-seed{seed}-{_digest(request)}.json"
-            history = None if fresh else _stored(path)
-            if history is None:
-                with report.run(trainer.method, seed, budget) as watch:
-                    history = trainer.run(seed, budget, watch)
-                store.write_json(path, history.to_json())
-                report.finished(history)
-            else:
-                report.found(history)
-            found[trainer.method, seed] = history
-    ordered = tuple(found[name, seed] for name in method_names for seed in seeds)
-    return Comparison(problem, budget, ordered, directory)
+    plan = Plan.of(problem, method_names, seeds, budget, out=out, overrides=overrides)
+    return carry_out(plan, fresh=fresh, report=report)
 
 
-def _stored(path: Path) -> History | None:
-    value = store.read_json(path)
-    try:
-        return None if value is None else History.from_json(value)
-    except (KeyError, TypeError, ValueError):
-        return None
+def carry_out(plan: Plan, *, fresh: bool = False, report: Report | None = None) -> Comparison:
+    """Do the runs of a plan; those that are done already are read, unless `fresh`.
 
-
-def _digest(request: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def _directory_name(problem: Problem, budget: Budget, overrides: Overrides) -> str:
-    """A readable name that tells runs apart by what was asked for, e.g. ``toy-scale=1-5000steps``."""
-    parts = [problem.name]
-    own = {f.name: (getattr(problem, f.name), f.default) for f in fields(cast("Any", problem))}
-    parts += [f"{name}={value}" for name, (value, usual) in own.items() if value != usual]
-    parts.append(str(budget))
-    parts += [f"{m}.{k}={v}" for m, given in overrides.items() for k, v in given.items()]
-    if (precision := machine.environment()["float"]) != "float32":
-        parts.append(precision)
-    return re.sub(r"[^\w.=+-]", "_", "-".join(parts))
-
-
-def _budget_in_words(budget: Budget) -> str:
-    if budget.seconds is not None:
-        return f"{budget.seconds:g} s of training"
-    return f"{budget.steps} steps"
+    Each is kept as soon as it is finished: an interrupted comparison goes on where it was.
+    """
+    report, reused = report or Report(), 0
+    groups: dict[str, list[History]] = {}
+    for run in plan.runs:
+        history = None if fresh else run.stored()
+        if history is None:
+            with report.run(run.trainer.method, run.seed, plan.budget) as watch:
+                history = run.trainer.run(run.seed, plan.budget, watch)
+            store.write_json(run.path, history.to_json())
+            report.finished(history)
+        else:
+            report.found(history)
+            reused += 1
+        groups.setdefault(run.trainer.method, []).append(history)
+    histories = tuple(history for runs in groups.values() for history in runs)
+    return Comparison(plan.problem, plan.budget, histories, plan.directory, reused)
 
 
 def _row(method: str, runs: Sequence[History]) -> tuple[str, ...]:
     settings = runs[0].request["settings"]
+    rate = settings["learning_rate"]
     last = [run.points[-1] for run in runs]
     return (
         method,
         str(settings["batch_size"]),
-        "search" if (rate := settings["learning_rate"]) is None else f"{rate:g}",
+        "search" if rate is None else f"{rate:g}",
         over_seeds([point.test_loss for point in last], ".1e"),
         over_seeds([float("nan") if p.train_loss is None else p.train_loss for p in last], ".1e"),
         f"{np.median([run.steps for run in runs]):.0f}",

@@ -1,6 +1,6 @@
 """What is kept of a training run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -96,6 +96,12 @@ class History:
         """Training time used."""
         return self.points[-1].seconds
 
+    @property
+    def last_loss(self) -> float:
+        """Test loss at the end; infinite where it is no finite number."""
+        loss = self.points[-1].test_loss
+        return loss if np.isfinite(loss) else np.inf
+
     def to_json(self) -> dict[str, Any]:
         """The run as JSON values, `losses` thinned to at most `MAX_STORED_LOSSES` means."""
         every = self.losses_every * max(1, -(-self.losses.size // MAX_STORED_LOSSES))
@@ -110,7 +116,7 @@ class History:
             "stopped": self.stopped,
             "losses_every": every,
             "losses": [rounded(float(x)) for x in means],
-            "views": {name: _rounded_list(array) for name, array in self.views.items()},
+            "views": {name: _rounded_list(array.tolist()) for name, array in self.views.items()},
             "points": [_point_to_json(point) for point in self.points],
         }
 
@@ -129,11 +135,19 @@ class History:
         return cls(**kept)
 
 
-def _rounded_list(array: np.ndarray) -> Any:
+def by_method(histories: Sequence[History]) -> dict[str, list[History]]:
+    """The runs of each method, in the order in which they come."""
+    groups: dict[str, list[History]] = {}
+    for history in histories:
+        groups.setdefault(history.method, []).append(history)
+    return groups
+
+
+def _rounded_list(values: Any) -> Any:
     """Nested lists of numbers with few digits: enough to draw from."""
-    if array.ndim:
-        return [_rounded_list(part) for part in array]
-    return rounded(float(array), 4)
+    if isinstance(values, list):
+        return [_rounded_list(value) for value in values]
+    return rounded(values, 4)
 
 
 def _point_to_json(point: Point) -> dict[str, Any]:

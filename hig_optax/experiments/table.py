@@ -11,7 +11,7 @@ from rich.console import Console
 
 @dataclass(frozen=True)
 class Table:
-    """A table of strings.
+    """A table of strings; `prose` if they are words rather than numbers.
 
     Example:
         >>> print(Table("Losses", ("method", "loss"), (("hig", "1e-8"),), note="One seed.").markdown())
@@ -29,18 +29,20 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    prose: bool = False
 
     def markdown(self) -> str:
-        """As Markdown: the first column to the left, the numbers to the right."""
+        """As Markdown: the first column to the left, the numbers to the right; prose to the left."""
         lines = [
             f"| {' | '.join(self.columns)} |",
-            "|:--|" + "--:|" * (len(self.columns) - 1),
+            "|:--|" + (":--|" if self.prose else "--:|") * (len(self.columns) - 1),
             *(
                 f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
                 for row in self.rows
             ),
         ]
-        return "\n".join([f"### {self.title}", "", *lines, "", self.note, ""])
+        note = [self.note, ""] if self.note else []
+        return "\n".join([f"### {self.title}", "", *lines, "", *note])
 
     def show(self, console: Console) -> None:
         """Print for a person on a terminal, as Markdown elsewhere."""
@@ -58,9 +60,11 @@ class Table:
         for i, column in enumerate(self.columns):
             cells = [column, *(row[i] for row in self.rows)]
             longest = max(len(word) for cell in cells for word in cell.split())
-            table.add_column(column, justify="right" if i else "left", min_width=longest)
+            right = i > 0 and not self.prose
+            table.add_column(column, justify="right" if right else "left", min_width=longest)
         for row in self.rows:
-            table.add_row(*(cell.replace(" (", "\n(") for cell in row))
+            cells = [cell if self.prose else cell.replace(" (", "\n(") for cell in row]
+            table.add_row(*(cell.replace("**", "") for cell in cells))
         console.print(table)
 
 

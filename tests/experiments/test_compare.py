@@ -4,9 +4,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from hig_optax.experiments import plots, store
+from hig_optax.experiments import store
 from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.compare import compare
+from hig_optax.experiments.figures import loss
 from hig_optax.experiments.report import Report
 
 
@@ -54,6 +55,7 @@ def test_a_comparison_writes_what_it_found(swing, tmp_path):
     again = Log()
     repeated = compare(swing, ["hig", "adam"], [0, 1], Budget(steps=12), out=tmp_path, report=again)
     assert (again.ran, len(again.old)) == ([], 4)
+    assert (comparison.reused, repeated.reused) == (0, 4)
     assert [h.points for h in repeated.histories[2:]] == [
         h.points for h in map(_stored, comparison.histories[2:])
     ]
@@ -104,7 +106,7 @@ def test_a_diverged_run_is_drawn_and_tabled(swing, tmp_path):
     )
     comparison.write()
     assert "| inf (inf to inf) |" in comparison.table().markdown()
-    assert plots._divergence(comparison.histories) == "\ndiverged (2 of 2)"
+    assert loss._divergence(comparison.histories) == "\ndiverged (2 of 2)"
     assert np.isnan(_stored(comparison.histories[0]).points[-1].test_loss)
     assert (
         store.read_json(comparison.directory / "history.json")["runs"][0]["stopped"] == "diverged"

@@ -1,7 +1,8 @@
 import pytest
 
 from hig_optax.experiments import __main__ as command
-from hig_optax.experiments import compare
+from hig_optax.experiments import compare, results, study
+from hig_optax.experiments.budget import Budget
 
 
 @pytest.fixture
@@ -28,6 +29,26 @@ def test_compare_prints_the_table_and_the_files(run, tmp_path):
     assert "### swing: 5 steps per run" in text
     assert str(tmp_path / "swing-width=4-5steps" / "loss.png") in text
     assert len(text.splitlines()) < 15  # no bar where nobody watches
+
+
+def test_runs_that_are_found_done_are_said_to_be(run, tmp_path):
+    words = ("compare", "swing", "--cores", "0", "--methods", "sgd", "--out", str(tmp_path))
+    assert "done before" not in run(*words, "--steps", "3")[1]
+    assert "1 of 1 runs were done before with the same settings" in run(*words, "--steps", "3")[1]
+    assert "done before" not in run(*words, "--steps", "3", "--fresh")[1]
+
+
+def test_results_predict_run_and_write(run, tmp_path, monkeypatch):
+    tiny = {"swing": study.Experiment("swing", ("sgd",), (0,), Budget(steps=3))}
+    monkeypatch.setattr(study, "quick", lambda: tiny)
+    monkeypatch.setattr(results, "summary", lambda done: [])
+    words = ("results", "--quick", "--cores", "0", "--out", str(tmp_path))
+    status, text = run(*words)
+    assert status == 0
+    assert text.startswith("1 runs, 0 of them done before: about 0 minutes.")
+    page = tmp_path / "quick" / "RESULTS.md"
+    assert "### swing: 3 steps per run" in page.read_text()
+    assert run(*words)[1].startswith("1 runs, 1 of them done before")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ def test_settings_are_defaults_then_recommended_then_overrides(swing):
 @pytest.mark.parametrize("name", ["gauss-newton", "levenberg-marquardt"])
 def test_relatives_of_hig_take_its_settings_as_far_as_they_have_them(name):
     class Odd(Swing):
-        recommended = {"hig": {"learning_rate": 0.5, "exponent": -0.75, "max_rank": 3}}
+        @property
+        def recommended(self):
+            return {"hig": {"learning_rate": 0.5, "exponent": -0.75, "max_rank": 3}}
 
     settings = methods.get(name).settings(Odd())
     assert (settings["learning_rate"], settings["max_rank"]) == (0.5, 3)

@@ -6,8 +6,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hig_optax.experiments.figures import loss, oscillators, poisson, quantum_dipole, spectrum, toy
-from hig_optax.experiments.figures.style import by_method, save
-from hig_optax.experiments.history import History
+from hig_optax.experiments.figures.style import save
+from hig_optax.experiments.history import History, by_method
 
 _OF_PROBLEMS: Mapping[str, tuple[str, Callable[[Sequence[History]], Figure]]] = {
     "toy": ("toy", toy.figure),

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hig_optax.experiments.figures import style
-from hig_optax.experiments.history import History
+from hig_optax.experiments.history import History, by_method
 
 HEADROOM = 100.0  # a loss that grew by more is drawn beyond the edge
 
@@ -46,7 +46,7 @@ def draw(axes: Axes, histories: Sequence[History], abscissa: str) -> list[tuple[
         abscissa: ``"seconds"`` or ``"step"``; steps are drawn on a logarithmic scale.
     """
     ends = []
-    for method, runs in style.by_method(histories).items():
+    for method, runs in by_method(histories).items():
         colour = style.colour(method)
         if (end := _draw_method(axes, runs, abscissa, colour)) is not None:
             ends.append((end, method + _divergence(runs), colour))
@@ -57,10 +57,16 @@ def draw(axes: Axes, histories: Sequence[History], abscissa: str) -> list[tuple[
         axes.set_xlim(1, max(limit, 2))
     else:
         axes.set_xlim(0, limit)
-    start = max(run.points[0].test_loss for run in histories)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, min(high, HEADROOM * start))
+    axes.set_ylim(*_range(histories))
     return ends
+
+
+def _range(histories: Sequence[History]) -> tuple[float, float]:
+    """From the lowest loss to the highest, or to `HEADROOM` times that at the start."""
+    losses = np.array([point.test_loss for run in histories for point in run.points])
+    most = HEADROOM * max(run.points[0].test_loss for run in histories)
+    seen = losses[(losses > 0) & (losses <= most)]
+    return (float(seen.min()) / 2, float(seen.max()) * 2) if seen.size else (1.0, 10.0)
 
 
 def _draw_method(axes: Axes, runs: Sequence[History], abscissa: str, colour: str) -> float | None:

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
-from hig_optax.experiments.history import History
+from hig_optax.experiments.history import History, by_method
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; one colour per method, always.
 _COLOURS = {
@@ -48,7 +49,7 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
 }
-DPI = 150
+DPI = 150.0
 
 
 @contextmanager
@@ -72,36 +73,35 @@ def save(figure: Figure, path: Path, dpi: float = DPI) -> Path:
     return path
 
 
-def by_method(histories: Sequence[History]) -> dict[str, list[History]]:
-    """The runs of each method, in the order in which they come."""
-    groups: dict[str, list[History]] = {}
-    for history in histories:
-        groups.setdefault(history.method, []).append(history)
-    return groups
+def save_small(figure: Figure, path: Path, max_bytes: int) -> Path:
+    """Write a figure as PNG with 256 colours, as sharp as `max_bytes` allow."""
+    for dpi in (110.0, 95.0, 80.0, 65.0, 50.0):
+        save(figure, path, dpi)
+        with Image.open(path) as image:
+            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        if path.stat().st_size <= max_bytes:
+            break
+    return path
 
 
 def first_runs(histories: Sequence[History], most: int) -> list[History]:
     """The first run of each of the first `most` methods, as long as it stayed finite, if any did."""
     runs = [runs[0] for runs in by_method(histories).values()]
-    return ([run for run in runs if np.isfinite(last_loss(run))] or runs)[:most]
+    return ([run for run in runs if np.isfinite(run.last_loss)] or runs)[:most]
 
 
 def first_and_best(histories: Sequence[History], most: int) -> list[History]:
     """Of the first runs of all methods that of the first method and the lowest others, `most` in all."""
     first, *others = first_runs(histories, len(histories))
-    best = sorted(others, key=last_loss)[: most - 1]
+    best = sorted(others, key=lambda run: run.last_loss)[: most - 1]
     return [first, *(run for run in others if any(run is chosen for chosen in best))]
-
-
-def last_loss(run: History) -> float:
-    """Test loss at the end of a run; infinite where it is no finite number."""
-    loss = run.points[-1].test_loss
-    return loss if np.isfinite(loss) else np.inf
 
 
 def lowest(histories: Sequence[History]) -> tuple[str, float] | None:
     """The method whose median test loss ends lowest, and that loss; None if there is no telling."""
-    medians = {m: np.median([*map(last_loss, runs)]) for m, runs in by_method(histories).items()}
+    medians = {
+        m: np.median([run.last_loss for run in runs]) for m, runs in by_method(histories).items()
+    }
     best = min(medians, key=lambda method: medians[method])
     if len(medians) == 1 or not np.isfinite(medians[best]):
         return None

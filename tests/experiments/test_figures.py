@@ -1,0 +1,76 @@
+import itertools
+
+import numpy as np
+import pytest
+from fakes import history
+
+from hig_optax.experiments import figures
+from hig_optax.experiments.figures import loss, style
+
+OWN = {
+    "toy": "toy",
+    "toy-balanced": "toy",
+    "linear-oscillators": "trajectory",
+    "nonlinear-oscillators": "trajectory",
+    "quantum-dipole": "density",
+    "poisson": "fields",
+}
+
+
+@pytest.mark.parametrize("problem", OWN)
+def test_every_problem_has_its_figures(problem, tmp_path):
+    runs = [
+        history(problem, method, (1.0, 0.5, 0.4, last), seed)
+        for method, last in (("hig", 1e-3), ("adam", 0.1))
+        for seed in (0, 1)
+    ]
+    written = figures.write(runs, tmp_path)
+    assert {path.stem for path in written} == {"loss", "spectrum-hig", OWN[problem]}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+
+
+def test_runs_that_diverged_are_named_and_do_not_stretch_the_figure():
+    runs = [
+        history("linear-oscillators", "hig", (1.0, 0.5, 0.4, 1e-3)),
+        history("linear-oscillators", "sgd", (1.0, 1e20, np.inf)),
+    ]
+    axes = style.Figure().subplots()
+    ends = loss.draw(axes, runs, "seconds")
+    assert [text for _, text, _ in ends] == ["hig", "sgd\ndiverged"]
+    assert axes.get_ylim()[1] <= 1000
+    assert loss.title(runs) == "hig ends lowest, at 1.0e-03"
+    assert loss.title(runs[1:]) == "test loss"
+
+
+def test_the_first_method_and_the_lowest_others_are_shown():
+    runs = [
+        history("poisson", method, (1.0, last))
+        for method, last in (
+            ("hig", 0.9),
+            ("sgd", np.inf),
+            ("adam", 0.8),
+            ("sip", 0.1),
+            ("muon", 0.2),
+        )
+    ]
+    shown = style.first_and_best(runs, 3)
+    assert [run.method for run in shown] == ["hig", "sip", "muon"]
+    assert [run.method for run in style.first_runs(runs, 2)] == ["hig", "adam"]
+    assert style.first_runs(runs[1:2], 2) == [runs[1]]  # nothing finite is drawn all the same
+
+
+@pytest.mark.parametrize("wanted", [[0.0] * 5, [1.0] * 5, [0.1, 0.11, 0.5, 0.97, 0.99], [0.3]])
+def test_labels_keep_apart_and_inside(wanted):
+    heights = [0.06] * len(wanted)
+    places = style._apart(wanted, heights)
+    assert all(b - a >= 0.06 - 1e-9 for a, b in itertools.pairwise(places))
+    assert places[0] >= -0.1
+    assert places[-1] <= 0.97 + 1e-9
+    if wanted == [0.3]:
+        assert places == pytest.approx([0.3])
+
+
+def test_small_pictures_are_small(tmp_path):
+    run = history("poisson", "hig", (1.0, 0.5, 0.4, 1e-3))
+    path = style.save_small(loss.figure([run]), tmp_path / "x.png", max_bytes=12_000)
+    assert path.stat().st_size <= 12_000

@@ -1,0 +1,74 @@
+import jax
+import numpy as np
+import pytest
+from swing import Swing
+
+from hig_optax import problems
+from hig_optax.experiments import views
+from hig_optax.experiments.history import History
+
+SMALL = {
+    "toy": problems.Toy(num_test=32, num_train=4),
+    "oscillators": problems.LinearOscillators(num_steps=6, num_train=4, num_test=4, hidden=(3,)),
+    "dipole": problems.QuantumDipole(
+        num_points=5, num_steps=300, num_train=4, num_test=4, hidden=(3,)
+    ),
+    "poisson": problems.Poisson(size=4, num_train=4, num_test=4, hidden=(3,)),
+}
+
+
+def recorded(problem):
+    _, test = problem.data(jax.random.key(0))
+    params = [problem.init(jax.random.key(i)) for i in (1, 2)]
+    recorder = views.Recorder(problem, test)
+    for p in params:
+        recorder.look(p)
+    return recorder.views(params[-1]), params, jax.tree.map(lambda leaf: leaf[0], test)
+
+
+def test_the_toy_shows_neurons_and_one_way():
+    seen, params, _ = recorded(SMALL["toy"])
+    assert seen["neuron_mean"].shape == seen["neuron_std"].shape == (2, 7)
+    assert seen["path"].shape == (2, 2)
+    assert seen["fit"].shape == (2, *seen["curve"].shape)
+    _, test = SMALL["toy"].data(jax.random.key(0))
+    neurons = jax.vmap(SMALL["toy"].neurons, (None, 0))(params[1], test)
+    np.testing.assert_allclose(seen["neuron_std"][1], np.std(neurons, axis=0), rtol=1e-5)
+
+
+def test_trajectories_end_where_the_physics_does():
+    problem = SMALL["oscillators"]
+    seen, params, sample = recorded(problem)
+    assert seen["trajectory"].shape == (2, 7, 4)
+    for p, path in zip(params, seen["trajectory"], strict=True):
+        end = problem.physics(problem.control(p, sample), sample)
+        np.testing.assert_allclose(path[-1], end, rtol=1e-5)
+
+
+def test_densities_are_thinned_and_sum_to_one():
+    seen, _, _ = recorded(SMALL["dipole"])
+    assert seen["density"].shape[0] == 2
+    assert seen["density"].shape[1] <= views.MAX_TIMES
+    np.testing.assert_allclose(seen["density"].sum(axis=-1), 1, rtol=1e-4)
+    assert ((seen["overlap"] >= 0) & (seen["overlap"] <= 1)).all()
+
+
+def test_poisson_shows_field_and_solution():
+    seen, params, sample = recorded(SMALL["poisson"])
+    np.testing.assert_allclose(
+        seen["field"][0], SMALL["poisson"].control(params[0], sample), rtol=1e-5
+    )
+    np.testing.assert_array_equal(seen["solution"], sample.field)
+
+
+def test_a_problem_without_views_has_none():
+    assert recorded(Swing())[0] == {}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_views_survive_json(name):
+    seen, _, _ = recorded(SMALL[name])
+    before = History({"method": "hig", "seed": 0}, (), np.zeros(0), 0.0, 1, 1, views=seen)
+    after = History.from_json(before.to_json())
+    for key, array in seen.items():
+        np.testing.assert_allclose(after.views[key], array, rtol=1e-3)
