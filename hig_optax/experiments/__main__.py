@@ -13,6 +13,7 @@ from rich.console import Console
 
 from hig_optax import problems
 from hig_optax.experiments import bench, compare, machine, methods, results, study
+from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.train import problem_settings
@@ -136,9 +137,13 @@ def _results(options: argparse.Namespace, console: Console) -> None:
     for name, plan in plans.items():
         done[name] = compare.carry_out(plan, fresh=options.fresh, report=Report(console))
         done[name].table().show(console)
-    command = "python -m hig_optax.experiments results" + (" --quick" if options.quick else "")
-    to = options.to or (options.out / "quick" if options.quick else Path("notebooks"))
-    written = results.write(done, to, command=command)
+    how = " --quick" if options.quick else f" --seconds {options.seconds:g}"
+    written = results.write(
+        done,
+        options.to or (options.out / "quick" if options.quick else Path("notebooks")),
+        command="python -m hig_optax.experiments results" + how,
+        remark="A quick run, far too short to tell anything." if options.quick else "",
+    )
     for table in results.summary(done):
         table.show(console)
     console.print(str(written[0]), highlight=False, soft_wrap=True)
@@ -156,7 +161,7 @@ def _list(options: argparse.Namespace, console: Console) -> None:
     lines = ["Methods, and what they are set to unless a problem recommends otherwise"]
     for name, method in methods.METHODS.items():
         lines += [f"  {name}: {method.summary}", f"      {_settings(method.defaults)}"]
-    lines += ["", "Problems, and the settings they recommend"]
+    lines += ["", "Problems, and the settings that differ there"]
     for name in problems.PROBLEMS:
         problem = problems.get(name)
         lines.append(f"  {name}: {_summary(problem)}")
@@ -165,6 +170,8 @@ def _list(options: argparse.Namespace, console: Console) -> None:
             told = {k: v for k, v in chosen.items() if v != method.defaults[k]}
             if told:
                 lines.append(f"      {method.name}: {_settings(told)}")
+            if (adjusted := ADJUSTMENTS.get((name, method.name))) and adjusted.why:
+                lines.append(f"          {adjusted.why}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -22,13 +22,16 @@ SOURCES = """\
 """
 
 
-def write(comparisons: Mapping[str, Comparison], to: Path, *, command: str) -> list[Path]:
+def write(
+    comparisons: Mapping[str, Comparison], to: Path, *, command: str, remark: str = ""
+) -> list[Path]:
     """Write ``RESULTS.md``, and its pictures into a folder ``results`` beside it.
 
     Args:
         comparisons: The finished experiments by their names in the study.
         to: Folder to write to.
         command: What a reader types to write it again.
+        remark: A sentence to stand above everything.
 
     Returns:
         Paths of all files.
@@ -38,10 +41,10 @@ def write(comparisons: Mapping[str, Comparison], to: Path, *, command: str) -> l
     }
     page = to / "RESULTS.md"
     parts = [
-        _introduction(comparisons, command),
-        *(table.markdown() for table in summary(comparisons)),
+        _introduction(comparisons, command, remark),
+        *(table.markdown(2) for table in summary(comparisons)),
         *(_section(name, comparisons[name], pictures[name]) for name in comparisons),
-        f"### Sources\n\n{SOURCES}",
+        f"## Sources\n\n{SOURCES}",
     ]
     store.write_text(page, "\n".join(parts))
     return [page, *(path for paths in pictures.values() for path in paths)]
@@ -98,12 +101,13 @@ def _runs(comparisons: Mapping[str, Comparison]) -> dict[str, dict]:
     return {name: by_method(comparison.histories) for name, comparison in comparisons.items()}
 
 
-def _introduction(comparisons: Mapping[str, Comparison], command: str) -> str:
+def _introduction(comparisons: Mapping[str, Comparison], command: str, remark: str) -> str:
     where = next(iter(comparisons.values())).histories[0].request["environment"]
     count = sum(len(comparison.histories) for comparison in comparisons.values())
     return (
         "# Results\n\n"
-        f"This page is written by `{command}` from {count} training runs; what is corrected by hand is "
+        + (f"**{remark}**\n\n" if remark else "")
+        + f"This page is written by `{command}` from {count} training runs; what is corrected by hand is "
         "overwritten. Every method runs with its recommended settings (`python -m "
         "hig_optax.experiments list`), on the same data from the same initial network.\n\n"
         f"{machine.describe(where)}\n"
@@ -114,7 +118,7 @@ def _section(name: str, comparison: Comparison, pictures: list[Path]) -> str:
     title = f"{name}: {comparison.budget.in_words()} per run"
     table = dataclasses.replace(comparison.table(), title=title)
     shown = "\n\n".join(f"![{name}: {path.stem}](results/{path.name})" for path in pictures)
-    return f"{table.markdown()}\n{shown}\n"
+    return f"{table.markdown(2)}\n{shown}\n"
 
 
 def _draw(name: str, comparison: Comparison, directory: Path) -> list[Path]:

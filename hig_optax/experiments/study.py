@@ -42,7 +42,7 @@ class Experiment:
 Study = Mapping[str, Experiment]
 """Experiments by name."""
 
-AS_IN_THE_PAPER = "nonlinear-oscillators with the paper's batches"
+AS_IN_THE_PAPER = "nonlinear-oscillators with batches of 128"
 
 _PAPERS_BATCHES = {name: {"batch_size": 128} for name in ("hig", "gauss-newton")}
 _OF_TOYS = ("hig", "gauss-newton", "adam")

@@ -31,8 +31,12 @@ class Table:
     note: str = ""
     prose: bool = False
 
-    def markdown(self) -> str:
-        """As Markdown: the first column to the left, the numbers to the right; prose to the left."""
+    def markdown(self, level: int = 3) -> str:
+        """As Markdown: the first column to the left, the numbers to the right; prose to the left.
+
+        Args:
+            level: Of the heading.
+        """
         lines = [
             f"| {' | '.join(self.columns)} |",
             "|:--|" + (":--|" if self.prose else "--:|") * (len(self.columns) - 1),
@@ -42,7 +46,7 @@ class Table:
             ),
         ]
         note = [self.note, ""] if self.note else []
-        return "\n".join([f"### {self.title}", "", *lines, "", *note])
+        return "\n".join([f"{'#' * level} {self.title}", "", *lines, "", *note])
 
     def show(self, console: Console) -> None:
         """Print for a person on a terminal, as Markdown elsewhere."""

@@ -47,7 +47,7 @@ def test_results_predict_run_and_write(run, tmp_path, monkeypatch):
     assert status == 0
     assert text.startswith("1 runs, 0 of them done before: about 0 minutes.")
     page = tmp_path / "quick" / "RESULTS.md"
-    assert "### swing: 3 steps per run" in page.read_text()
+    assert "\n## swing: 3 steps per run" in page.read_text()
     assert run(*words)[1].startswith("1 runs, 1 of them done before")
 
 

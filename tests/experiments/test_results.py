@@ -13,7 +13,7 @@ def test_the_page_tells_of_every_experiment(tmp_path):
     assert page.count("| holds |") + page.count("| **does not hold** |") == len(CLAIMS)
     assert "| **hig 1.0e-03** < " in page
     for name in done:
-        assert f"### {name}: " in page
+        assert f"\n## {name}: " in page
     for path in written[1:]:
         assert f"](results/{path.name})" in page
         assert path.stat().st_size < results.MAX_BYTES

@@ -50,7 +50,11 @@ def draw(axes: Axes, histories: Sequence[History], abscissa: str) -> list[tuple[
         colour = style.colour(method)
         if (end := _draw_method(axes, runs, abscissa, colour)) is not None:
             ends.append((end, method + _divergence(runs), colour))
-    limit = max(getattr(run.points[-1], abscissa) for run in histories)
+    # As far as the longest line goes; a line goes as far as all of its seeds do.
+    limit = max(
+        min(getattr(run.points[-1], abscissa) for run in runs)
+        for runs in by_method(histories).values()
+    )
     axes.set_yscale("log")
     if abscissa == "step":
         axes.set_xscale("log")

@@ -72,7 +72,7 @@ def _draw_cut(axes: Axes, x: np.ndarray, cutoff: np.ndarray) -> None:
 def _draw_rank(axes: Axes, x: np.ndarray, rank: np.ndarray, full: int, colour: str) -> None:
     axes.plot(x, rank, color=colour, drawstyle="steps-post")
     axes.set(ylabel="rank kept", ylim=(0, 1.08 * full))
-    axes.axhline(full, color=style.FADED, linewidth=1.0, linestyle="--")
+    axes.axhline(full, color=style.FADED, linewidth=1.0, linestyle="--", zorder=1)
     axes.annotate(
         f"full rank {full}",
         (1, full),

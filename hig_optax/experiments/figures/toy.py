@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from hig_optax.experiments.figures import loss, style
 from hig_optax.experiments.history import History
@@ -63,12 +64,13 @@ def _draw_ways(axes: Axes, shown: Sequence[History]) -> None:
         axes.plot(*way[-1], color=colour, marker="o", markersize=8, zorder=4)
     axes.plot(*views["path"][0], color="white", marker="o", markersize=8, mec="black", zorder=5)
     axes.plot(*views["target"], color="gold", marker="*", markersize=16, mec="black", zorder=5)
-    axes.annotate(
-        "start", tuple(views["path"][0]), xytext=(8, -12), textcoords="offset points", fontsize=9
-    )
-    axes.annotate(
-        "target", tuple(views["target"]), xytext=(10, 6), textcoords="offset points", fontsize=9
-    )
+    for name, at, shift in (
+        ("start", views["path"][0], (8, -12)),
+        ("target", views["target"], (10, 6)),
+    ):
+        label = axes.annotate(name, tuple(at), xytext=shift, textcoords="offset points", fontsize=9)
+        label.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        label.set_zorder(6)
     axes.set(
         xlim=(-1.6, 1.6),
         ylim=(-1.6, 1.6),
