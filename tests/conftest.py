@@ -8,9 +8,10 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# Virtual devices share the cores out among themselves, which makes everything else up to ten times slower:
-# tests marked `devices` run in a process of their own (see the Makefile).
-jax.config.update("jax_num_cpu_devices", int(os.environ.get("HIG_OPTAX_TEST_DEVICES", "1")))
+# Virtual devices make everything else up to ten times slower, even a single one asked for by number: tests
+# marked `devices` run in a process of their own (see the Makefile).
+if "HIG_OPTAX_TEST_DEVICES" in os.environ:
+    jax.config.update("jax_num_cpu_devices", int(os.environ["HIG_OPTAX_TEST_DEVICES"]))
 
 # Every new shape compiles anew: the time of an example says nothing, and the same examples every time
 # make a failure one that can be repeated.
