@@ -8,13 +8,17 @@ BIN := $(VENV)/bin
 SECONDS ?= 20
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-newest lint types pytest format clean
+.PHONY: demo results test test-newest lint types pytest notebooks format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/experiments.stamp
 	$(BIN)/python -m hig_optax.experiments compare linear-oscillators --seconds $(SECONDS)
 
-test: lint types pytest
+test: lint types pytest notebooks
+
+# Every experiment of the paper and the book, three seeds each; see notebooks/RESULTS.md for what it writes.
+results: $(VENV)/experiments.stamp
+	$(BIN)/python -m hig_optax.experiments results
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check
@@ -26,6 +30,9 @@ types: $(VENV)/dev.stamp
 pytest: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not devices"
 	HIG_OPTAX_TEST_DEVICES=8 $(BIN)/python -m pytest tests -m devices
+
+notebooks: $(VENV)/dev.stamp
+	HIG_OPTAX_QUICK=1 $(BIN)/python -m pytest --nbmake notebooks -n auto
 
 # The suite with the newest releases on the newest interpreter besides the default one, if there is any.
 test-newest:
