@@ -2,7 +2,9 @@
 
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax import _gram, _svd
@@ -153,7 +155,11 @@ def _unit(x: Array) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     """
     largest = jnp.max(jnp.abs(x), initial=0)
     is_finite = jnp.isfinite(largest)
-    power_of_two = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
+    # Keep sign and exponent, which are the bits that infinity has, and clear the rest.
+    integer = np.uint32 if largest.dtype == jnp.float32 else np.uint64
+    exponent_bits = np.array(np.inf, largest.dtype).view(integer)
+    bits = jax.lax.bitcast_convert_type(largest, integer) & exponent_bits
+    power_of_two = jax.lax.bitcast_convert_type(bits, largest.dtype)
     return jnp.where(is_finite & (largest > 0), power_of_two, 1), is_finite
 
 
