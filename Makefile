@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SECONDS ?= 20
+# The tests keep all cores busy by themselves.
+export XLA_FLAGS_FOR_TESTS := --xla_cpu_multi_thread_eigen=false
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 .PHONY: demo results test test-newest lint types pytest notebooks format clean
@@ -28,7 +30,7 @@ types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 pytest: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not devices"
+	XLA_FLAGS="$(XLA_FLAGS_FOR_TESTS)" $(BIN)/python -m pytest -n auto -m "not devices"
 	HIG_OPTAX_TEST_DEVICES=8 $(BIN)/python -m pytest tests -m devices
 
 notebooks: $(VENV)/dev.stamp
