@@ -489,10 +489,12 @@ def test_debug_nans_does_not_trip_over_the_report():
 
 
 @pytest.mark.devices
-def test_a_batch_sharded_over_devices_gives_the_same_update():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("axes", ["Auto", "Explicit"])
+def test_a_batch_sharded_over_devices_gives_the_same_update(axes, settings):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType[axes],))
     batch = make_batch(jax.random.key(5), 16)
-    opt = hig_optax.scale_by_hig(residual, rtol=1e-3)
+    opt = hig_optax.scale_by_hig(residual, rtol=1e-3, **settings)
 
     @jax.jit
     def run(params, state, batch):
@@ -502,6 +504,7 @@ def test_a_batch_sharded_over_devices_gives_the_same_update():
     P = jax.sharding.PartitionSpec
     replicated, split = (jax.sharding.NamedSharding(mesh, spec) for spec in (P(), P("data")))
     params, state = jax.device_put((PARAMS, opt.init(PARAMS)), replicated)
-    found = run(params, state, jax.device_put(batch, split))
+    with jax.set_mesh(mesh):
+        found = jax.device_get(run(params, state, jax.device_put(batch, split)))
     assert_close(found[0], expected[0], FLOAT32_AT_1E_3)
     assert int(found[1].spectrum.rank) == int(expected[1].spectrum.rank)
