@@ -48,6 +48,18 @@ def test_auto_in_a_float64_program(rtol):
         assert error(jnp.float64, rtol) < 3 * FLOAT64[rtol]
 
 
+# The same for solver="svd", which works in the dtype of J; the README's table shows both.
+SVD_FLOAT32 = {1e-2: 2e-6, 1e-3: 8e-6, 1e-4: 1e-4, 1e-6: 1e-2}
+SVD_FLOAT64 = {1e-2: 7e-15, 1e-3: 3e-14, 1e-4: 4e-13, 1e-6: 4e-11}
+
+
+@pytest.mark.parametrize("rtol", SVD_FLOAT32)
+def test_svd_in_either_program(rtol):
+    assert error(jnp.float32, rtol, solver="svd") < 3 * SVD_FLOAT32[rtol]
+    with jax.enable_x64(True):
+        assert error(jnp.float64, rtol, solver="svd") < 3 * SVD_FLOAT64[rtol]
+
+
 @pytest.mark.parametrize("rtol", [1e-8, 1e-10, 0.0])
 def test_auto_in_a_float64_program_below_what_a_gram_matrix_can(rtol):
     with jax.enable_x64(True):
