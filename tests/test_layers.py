@@ -15,7 +15,7 @@ RANKS = [
     {"_filters", "_float64", "_residual", "_batch", "_settings"},
     {"_columns", "_jacobian", "_plan", "_svd", "_gram"},
     {"_direction"},
-    {"_report"},
+    {"_report", "_step"},
     {"_transform"},
 ]
 OPTAX_MAY_BE_IMPORTED_BY = {"_transform", "_columns"}

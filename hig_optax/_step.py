@@ -1,0 +1,115 @@
+"""One step of the method on one batch: rows, Jacobian, cotangent, direction."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from hig_optax._batch import Samples, take_apart
+from hig_optax._columns import Columns
+from hig_optax._direction import Direction, half_inverse_direction
+from hig_optax._jacobian import stacked_jacobian
+from hig_optax._plan import choose_jacobian, choose_solver
+from hig_optax._residual import Rows, trace_rows
+from hig_optax._settings import Settings
+from hig_optax._types import LossFn, Tree
+
+
+def find_direction(
+    settings: Settings, columns: Columns, updates: Tree, batch: Tree
+) -> tuple[Direction, Bool[Array, ""]]:
+    """The direction on one batch, and whether the rows, their Jacobian and the gradient are finite.
+
+    Raises:
+        TypeError: Rows that are not floating-point numbers.
+        ValueError: `updates`, `batch` or the rows do not fit; a call within ``shard_map`` or ``pmap``.
+    """
+    _refuse_manual_axes()
+    samples = take_apart(batch, settings.batch_axis)
+    rows = _trace(settings, columns, samples)
+    # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
+    dtypes = (rows.view.lowest_dtype, columns.view.lowest_dtype)
+    dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
+    y, J = stacked_jacobian(
+        rows,
+        columns.parts,
+        samples,
+        mode=choose_jacobian(
+            settings.jacobian,
+            rows=rows.view.size,
+            columns=columns.view.size,
+            has_custom_vjp=rows.has_custom_vjp,
+        ),
+        chunk_size=settings.chunk_size,
+        dtype=dtype,
+    )
+    y, J = _gathered(y), _gathered(J)
+    cotangent = None
+    if settings.loss_fn is not None:
+        cotangent = _cotangent(settings.loss_fn, rows, y, samples.size, batch).astype(dtype)
+    found = half_inverse_direction(
+        J,
+        columns.gradient(updates, dtype),
+        cotangent,
+        exponent=settings.exponent,
+        rtol=settings.rtol,
+        atol=settings.atol,
+        damping=settings.damping,
+        max_rank=settings.max_rank,
+        solver=choose_solver(settings.solver, dtype=dtype, rtol=settings.rtol),
+    )
+    return found, found.is_finite & jnp.all(jnp.isfinite(y))
+
+
+def _trace(settings: Settings, columns: Columns, samples: Samples) -> Rows:
+    def residual(parts: tuple[jax.Array, ...], entries: tuple[Any, ...]) -> Tree:
+        return settings.residual_fn(columns.rebuild(parts), samples.assemble(entries))
+
+    try:
+        return trace_rows(residual, columns.parts, samples.example)
+    except Exception as error:
+        if columns.is_one_vector:
+            raise ValueError(
+                "residual_fn failed on params that are one flat vector. If optax.flatten is wrapped around "
+                "this transformation, remove it: residual_fn needs the parameters in their own structure."
+            ) from error
+        raise
+
+
+def _gathered(x: jax.Array) -> jax.Array:
+    """The whole of an array: factorisations refuse one that is sharded over explicit mesh axes."""
+    if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+        return jax.sharding.reshard(x, jax.sharding.PartitionSpec())
+    return x
+
+
+def _cotangent(
+    loss_fn: LossFn, rows: Rows, y: jax.Array, size: int | None, batch: Tree
+) -> jax.Array:
+    """∂loss/∂rows as one real vector, (m,)."""
+
+    def loss(y: jax.Array) -> jax.Array:
+        unravel = rows.view.unravel
+        tree = unravel(y) if size is None else jax.vmap(unravel)(y.reshape(size, -1))
+        value = loss_fn(tree, batch)
+        is_array = isinstance(value, jax.Array)
+        if not is_array or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            what = f"shape {value.shape} and dtype {value.dtype}" if is_array else repr(value)
+            raise ValueError(
+                f"loss_fn must return a real scalar array, got {what}. Reduce the rows to one number, as "
+                "jnp.mean over the samples does."
+            )
+        return value
+
+    return jax.grad(loss)(y)
+
+
+def _refuse_manual_axes() -> None:
+    axes = jax.sharding.get_abstract_mesh().manual_axes
+    if axes:
+        raise ValueError(
+            f"update was called inside shard_map or pmap over {axes}, where each device would take the "
+            "Jacobian of its own samples only and step along a direction of its own. Call it outside, in a "
+            "jitted step with a sharded batch: jax.jit splits the work itself."
+        )
