@@ -10,7 +10,6 @@ Batch = Any
 
 
 @runtime_checkable
-@runtime_checkable
 class Problem(Protocol):
     """A network trained through a differentiable physics.
 
