@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hig_optax._blocks import Blocks, symmetric_product
 from hig_optax._float64 import dot
 from hig_optax._types import Factors
 
@@ -16,10 +17,11 @@ FLOOR_IN_SQRT_EPS = 8
 DATA_FLOOR_IN_EPS = 4
 
 
-def factorise(J: Float[Array, "m n"], *, data_eps: float) -> Factors:
+def factorise(J: Blocks, *, data_eps: float) -> Factors:
     """Decompose J through the eigenvectors of J Jᵀ or Jᵀ J, whichever is smaller.
 
-    The other side's vectors are never formed: Vᵀx = Σ⁻¹ Uᵀ J x and V c = Jᵀ U Σ⁻¹ c.
+    The other side's vectors are never formed: Vᵀx = Σ⁻¹ Uᵀ J x and V c = Jᵀ U Σ⁻¹ c. Nor, on the row side,
+    is J: its Gram matrix is summed up block by block.
 
     Args:
         J: (m, n), finite, entries of order one at most (divide by max |J| before), float64 unless the
@@ -32,30 +34,31 @@ def factorise(J: Float[Array, "m n"], *, data_eps: float) -> Factors:
     floor = max(
         FLOOR_IN_SQRT_EPS * float(jnp.finfo(J.dtype).eps) ** 0.5, DATA_FLOOR_IN_EPS * data_eps
     )
-    if J.shape[0] <= J.shape[1]:
-        s, U = _gram_eigh(J)
+    m, n = J.shape
+    if m <= n:
+        s, U = _eigen(J.gram())
         inverse = _safe_inverse(s)
         return Factors(
             s=s,
             floor=floor,
             row_coefficients=lambda g: dot(g, U),
-            column_coefficients=lambda x: inverse * dot(dot(J, x), U),
-            combine=lambda c: dot(dot(U, inverse * c), J),
+            column_coefficients=lambda x: inverse * dot(J.matvec(x), U),
+            combine=lambda c: J.rmatvec(dot(U, inverse * c)),
         )
-    s, V = _gram_eigh(J.T)
+    s, V = _eigen(symmetric_product(J.written_out().T))
     inverse = _safe_inverse(s)
     return Factors(
         s=s,
         floor=floor,
-        row_coefficients=lambda g: inverse * dot(dot(g, J), V),
+        row_coefficients=lambda g: inverse * dot(J.rmatvec(g), V),
         column_coefficients=lambda x: dot(x, V),
         combine=lambda c: dot(V, c),
     )
 
 
-def _gram_eigh(A: Float[Array, "r k"]) -> tuple[Float[Array, " r"], Float[Array, "r r"]]:
-    """Singular values of A, descending, and its left singular vectors."""
-    eigenvalues, vectors = jnp.linalg.eigh(dot(A, A.T), symmetrize_input=False)
+def _eigen(gram: Float[Array, "r r"]) -> tuple[Float[Array, " r"], Float[Array, "r r"]]:
+    """Square roots of the eigenvalues, descending, and the eigenvectors, of a semidefinite matrix."""
+    eigenvalues, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
     # The smallest eigenvalues of a semidefinite matrix come out on either side of zero.
     return jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0)), vectors[:, ::-1]
 

@@ -1,13 +1,17 @@
-"""The Jacobian of the stacked rows, row block by row block."""
+"""The Jacobian of the stacked rows: row block by row block, or as a pair of linear maps."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from hig_optax._batch import Samples
+from hig_optax._blocks import Blocks, Dense, Outer
 from hig_optax._residual import Rows
+from hig_optax._taps import Tapped
 
 
 def stacked_jacobian(
@@ -49,6 +53,119 @@ def stacked_jacobian(
     return y.reshape(-1), J.reshape(-1, J.shape[-1])
 
 
+def factored_jacobian(
+    tapped: Tapped,
+    columns: tuple[Array, ...],
+    samples: Samples,
+    *,
+    chunk_size: int | None,
+    dtype: Any,
+) -> tuple[Float[Array, " m"], Blocks]:
+    """Rows of all samples and their Jacobian, with the tapped weight matrices as outer products.
+
+    By reverse mode, which stops at the products of those matrices: their derivatives, of the size of the
+    matrices for every row, are not formed.
+
+    Args:
+        tapped: The residual of one sample, with taps.
+        columns: Real parts of the parameters, n numbers.
+        samples: b samples.
+        chunk_size: Samples that are differentiated at once. None: all.
+        dtype: Dtype of the Jacobian.
+
+    Returns:
+        Rows (m,), and J as blocks in the order of the columns.
+    """
+    plain = [i for i in range(len(columns)) if i not in tapped.matrices]
+    zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in tapped.taps]
+
+    def one_sample(entries: tuple[Any, ...]) -> tuple[Array, list, list, list]:
+        def rows(free: list[Array], taps: list[Array]) -> tuple[Array, list]:
+            values = list(columns)
+            for i, value in zip(plain, free, strict=True):
+                values[i] = value
+            return tapped.evaluate(tuple(values), entries, taps)
+
+        y, pullback, inputs = jax.vjp(rows, [columns[i] for i in plain], zeros, has_aux=True)
+        free, taps = jax.vmap(pullback)(jnp.eye(y.size, dtype=y.dtype))
+        dense = [x.reshape(y.size, -1).astype(dtype) for x in free]
+        return y, dense, [x.astype(dtype) for x in taps], [x.astype(dtype) for x in inputs]
+
+    y, dense, taps, inputs = _map(one_sample, samples.mapped, samples.size, chunk_size)
+    blocks: list[Dense | Outer] = []
+    for i in range(len(columns)):
+        if i in plain:
+            block = dense[plain.index(i)]
+            blocks.append(Dense(block.reshape(-1, block.shape[-1])))
+        else:
+            uses = [use for use, part in enumerate(tapped.matrices) if part == i]
+            a = jnp.concatenate([inputs[use] for use in uses], axis=1)
+            blocks.append(Outer(a, jnp.concatenate([taps[use] for use in uses], axis=2)))
+    return y.reshape(-1), Blocks(tuple(blocks))
+
+
+class LinearMaps(NamedTuple):
+    """The products with a Jacobian of which no entry is held."""
+
+    matvec: Callable[[Float[Array, " n"]], Float[Array, " m"]]
+    """``v -> J v``."""
+
+    rmatvec: Callable[[Float[Array, " m"]], Float[Array, " n"]]
+    """``u -> Jᵀ u``."""
+
+
+def linear_maps(
+    rows: Rows,
+    columns: tuple[Array, ...],
+    samples: Samples,
+    *,
+    chunk_size: int | None,
+    dtype: Any,
+) -> tuple[Float[Array, " m"], LinearMaps]:
+    """Rows of all samples, and their Jacobian as maps; the rows are linearised once for all products.
+
+    Args:
+        rows: The residual; it must have a forward rule.
+        columns: Real parts of the parameters, n numbers.
+        samples: b samples; or the whole batch as one.
+        chunk_size: Samples that are differentiated at once. The intermediate values of all others are
+            computed anew for every product, not kept. None: all are kept. Without meaning where the residual
+            takes the whole batch.
+        dtype: Dtype of the vectors that the maps take and return.
+
+    Returns:
+        Rows (m,) in the dtype of `rows`, and the maps, in the order of rows of `stacked_jacobian`.
+    """
+
+    def all_rows(columns: tuple[Array, ...]) -> Array:
+        if samples.size is None:
+            return rows.evaluate(columns, ())
+
+        def one_sample(entries: tuple[Any, ...]) -> Array:
+            return rows.evaluate(columns, entries)
+
+        is_chunked = chunk_size is not None and chunk_size < samples.size
+        fun = jax.checkpoint(one_sample) if is_chunked else one_sample
+        return _map(fun, samples.mapped, samples.size, chunk_size).reshape(-1)
+
+    y, push = jax.linearize(all_rows, columns)
+    pull = jax.linear_transpose(push, columns)
+    ends = np.cumsum([part.size for part in columns])[:-1]
+
+    def matvec(v: Array) -> Array:
+        tangents = tuple(
+            piece.reshape(part.shape).astype(part.dtype)
+            for piece, part in zip(jnp.split(v, ends), columns, strict=True)
+        )
+        return push(tangents).astype(dtype)
+
+    def rmatvec(u: Array) -> Array:
+        (parts,) = pull(u.astype(y.dtype))
+        return jnp.concatenate([part.ravel().astype(dtype) for part in parts])
+
+    return y, LinearMaps(matvec, rmatvec)
+
+
 def _reverse(
     rows: Rows,
     columns: tuple[Array, ...],
@@ -87,7 +204,7 @@ def _forward(
     return y, _map(column, jnp.arange(sum(sizes)), sum(sizes), chunk_size).T
 
 
-def _map(fun: Any, xs: Any, size: int, chunk_size: int | None) -> Any:
-    if chunk_size is None or chunk_size >= size:
+def _map(fun: Any, xs: Any, size: int | None, chunk_size: int | None) -> Any:
+    if chunk_size is None or size is None or chunk_size >= size:
         return jax.vmap(fun)(xs)
     return jax.lax.map(fun, xs, batch_size=chunk_size)

@@ -13,6 +13,8 @@ from hig_optax._types import JacobianMode, Scalar, Solver
 # then has a relative error of about ε/rtol² = 2e-4, and the direction was measured to be off by 4e-5.
 GRAM64_RTOL = 1e-6
 
+DEFAULT_MATVECS = 20
+
 
 def choose_jacobian(
     mode: JacobianMode, *, rows: int, columns: int, has_custom_vjp: bool
@@ -42,7 +44,16 @@ def choose_jacobian(
     return "forward" if rows > columns and not has_custom_vjp else "reverse"
 
 
-def choose_solver(solver: Solver, *, dtype: Any, rtol: Scalar) -> Literal["svd", "gram"]:
+def refuse_custom_vjp() -> None:
+    """A matrix-free solver pushes tangents forward through the residual as well as pulling back."""
+    raise ValueError(
+        'solver="krylov" cannot pass through residual_fn: it holds a jax.custom_vjp function, as adjoint '
+        'solvers do, which has a reverse rule only. Use solver="gram" or "svd", with chunk_size= if memory '
+        "is short, or give the function a forward rule (jax.custom_jvp)."
+    )
+
+
+def choose_solver(solver: Solver, *, dtype: Any, rtol: Scalar) -> Literal["svd", "gram", "krylov"]:
     """The solver that is right for a Jacobian, and the faster one where both are.
 
     On a CPU the Gram matrix was the faster way for all shapes tried (its side is the shorter side of J, and
@@ -70,8 +81,13 @@ def choose_solver(solver: Solver, *, dtype: Any, rtol: Scalar) -> Literal["svd",
             f'solver="gram" needs float64, which the backend {jax.default_backend()!r} lacks. '
             'Use solver="svd" or "auto".'
         )
-    if solver in ("svd", "gram"):
+    if solver != "auto":
         return solver
+    return exact_solver(dtype=dtype, rtol=rtol)
+
+
+def exact_solver(*, dtype: Any, rtol: Scalar) -> Literal["svd", "gram"]:
+    """What `auto` means where a Jacobian is held and decomposed; see `choose_solver`."""
     if not backend_has_float64():
         return "svd"
     if dtype == jnp.float32:

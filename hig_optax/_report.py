@@ -20,6 +20,7 @@ def blank(size: int, dtype: Any) -> Spectrum:
         condition=jnp.zeros((), dtype),
         captured=jnp.zeros((), dtype),
         agreement=jnp.zeros((), dtype),
+        unsettled=jnp.zeros((), dtype),
         is_finite=jnp.ones((), bool),
     )
 
@@ -42,5 +43,6 @@ def report(found: Direction, is_finite: Bool[Array, ""], size: int, dtype: Any) 
         condition=shown(found.condition),
         captured=shown(found.captured),
         agreement=shown(agreement),
+        unsettled=shown(found.unsettled),
         is_finite=is_finite,
     )

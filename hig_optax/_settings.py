@@ -70,10 +70,10 @@ class Settings:
         _check_batch_axis(self.batch_axis)
         _check_choice("jacobian", self.jacobian, get_args(JacobianMode))
         _check_choice("solver", self.solver, get_args(Solver))
-        if self.solver == "krylov" or self.num_matvecs is not None:
-            raise NotImplementedError(
-                f'solver="krylov" (and num_matvecs, which only it takes) is not available yet, got '
-                f'solver={self.solver!r}, num_matvecs={self.num_matvecs}. Use "gram", "svd" or "auto".'
+        if self.num_matvecs is not None and self.solver not in ("auto", "krylov"):
+            raise ValueError(
+                f'num_matvecs is the number of products that solver="krylov" takes, got {self.num_matvecs} '
+                f'with solver="{self.solver}". Leave it out, or use solver="krylov".'
             )
         _check_number("exponent", self.exponent, "a finite number", math.isfinite)
         _check_number("rtol", self.rtol, "in [0, 1)", lambda x: 0 <= x < 1)

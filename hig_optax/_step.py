@@ -1,18 +1,26 @@
 """One step of the method on one batch: rows, Jacobian, cotangent, direction."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from hig_optax._batch import Samples, take_apart
+from hig_optax._blocks import Blocks, Dense
 from hig_optax._columns import Columns
-from hig_optax._direction import Direction, half_inverse_direction
-from hig_optax._jacobian import stacked_jacobian
-from hig_optax._plan import choose_jacobian, choose_solver
+from hig_optax._direction import Direction, half_inverse_direction, krylov_direction
+from hig_optax._jacobian import factored_jacobian, linear_maps, stacked_jacobian
+from hig_optax._plan import (
+    DEFAULT_MATVECS,
+    choose_jacobian,
+    choose_solver,
+    exact_solver,
+    refuse_custom_vjp,
+)
 from hig_optax._residual import Rows, trace_rows
 from hig_optax._settings import Settings
+from hig_optax._taps import Tapped, find_taps
 from hig_optax._types import LossFn, Tree
 
 
@@ -31,34 +39,45 @@ def find_direction(
     # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
     dtypes = (rows.view.lowest_dtype, columns.view.lowest_dtype)
     dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
-    y, J = stacked_jacobian(
-        rows,
-        columns.parts,
-        samples,
-        mode=choose_jacobian(
-            settings.jacobian,
-            rows=rows.view.size,
-            columns=columns.view.size,
-            has_custom_vjp=rows.has_custom_vjp,
-        ),
-        chunk_size=settings.chunk_size,
-        dtype=dtype,
+    numbers: dict[str, Any] = {
+        "exponent": settings.exponent,
+        "rtol": settings.rtol,
+        "atol": settings.atol,
+        "damping": settings.damping,
+        "max_rank": settings.max_rank,
+    }
+    solver = choose_solver(settings.solver, dtype=dtype, rtol=settings.rtol)
+    gradient = columns.gradient(updates, dtype)
+
+    def cotangent_of(y: Array) -> Array | None:
+        if settings.loss_fn is None:
+            return None
+        return _cotangent(settings.loss_fn, rows, y, samples.size, batch).astype(dtype)
+
+    if solver == "krylov":
+        if rows.has_custom_vjp:
+            refuse_custom_vjp()
+        y, maps = linear_maps(
+            rows, columns.parts, samples, chunk_size=settings.chunk_size, dtype=dtype
+        )
+        found = krylov_direction(
+            maps.matvec,
+            maps.rmatvec,
+            gradient,
+            cotangent_of(y),
+            num_matvecs=settings.num_matvecs or DEFAULT_MATVECS,
+            solver=exact_solver(dtype=dtype, rtol=settings.rtol),
+            **numbers,
+        )
+        return found, found.is_finite & jnp.all(jnp.isfinite(y))
+    mode = choose_jacobian(
+        settings.jacobian,
+        rows=rows.view.size,
+        columns=columns.view.size,
+        has_custom_vjp=rows.has_custom_vjp,
     )
-    y, J = _gathered(y), _gathered(J)
-    cotangent = None
-    if settings.loss_fn is not None:
-        cotangent = _cotangent(settings.loss_fn, rows, y, samples.size, batch).astype(dtype)
-    found = half_inverse_direction(
-        J,
-        columns.gradient(updates, dtype),
-        cotangent,
-        exponent=settings.exponent,
-        rtol=settings.rtol,
-        atol=settings.atol,
-        damping=settings.damping,
-        max_rank=settings.max_rank,
-        solver=choose_solver(settings.solver, dtype=dtype, rtol=settings.rtol),
-    )
+    y, J = _jacobian(settings, rows, columns, samples, mode=mode, solver=solver, dtype=dtype)
+    found = half_inverse_direction(J, gradient, cotangent_of(y), solver=solver, **numbers)
     return found, found.is_finite & jnp.all(jnp.isfinite(y))
 
 
@@ -77,9 +96,40 @@ def _trace(settings: Settings, columns: Columns, samples: Samples) -> Rows:
         raise
 
 
+def _jacobian(
+    settings: Settings,
+    rows: Rows,
+    columns: Columns,
+    samples: Samples,
+    *,
+    mode: Literal["reverse", "forward"],
+    solver: Literal["svd", "gram"],
+    dtype: Any,
+) -> tuple[Array, Blocks]:
+    """Rows and Jacobian: factored where the Gram matrix of the rows is all that is wanted of it."""
+    keywords: dict[str, Any] = {"chunk_size": settings.chunk_size, "dtype": dtype}
+    if solver == "gram" and mode == "reverse" and not _is_explicitly_sharded():
+        tapped = _find_taps(rows, columns, samples)
+        if tapped is not None:
+            return factored_jacobian(tapped, columns.parts, samples, **keywords)
+    y, J = stacked_jacobian(rows, columns.parts, samples, mode=mode, **keywords)
+    return _gathered(y), Blocks((Dense(_gathered(J)),))
+
+
+def _find_taps(rows: Rows, columns: Columns, samples: Samples) -> Tapped | None:
+    """Weight matrices whose derivatives need not be written out, where the row side is the short one."""
+    if samples.size is None or samples.size * rows.view.size > columns.view.size:
+        return None
+    return find_taps(rows.evaluate, columns.parts, samples.example)
+
+
+def _is_explicitly_sharded() -> bool:
+    return jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+
+
 def _gathered(x: jax.Array) -> jax.Array:
     """The whole of an array: factorisations refuse one that is sharded over explicit mesh axes."""
-    if jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
+    if _is_explicitly_sharded():
         return jax.sharding.reshard(x, jax.sharding.PartitionSpec())
     return x
 

@@ -1,5 +1,6 @@
 """Half-inverse gradients as Optax transformations."""
 
+import inspect
 import operator
 from typing import Any, NamedTuple
 
@@ -55,8 +56,8 @@ def scale_by_hig(
     say): put such things after. The direction is linear in the gradient. Of complex parameters hand over
     ``conj(jax.grad(loss))``, as everywhere in Optax: the raw gradient leads uphill.
 
-    ``optax.MultiSteps`` around this is silently wrong: it averages gradients over micro-batches, but the
-    Jacobian would be that of the last one alone.
+    ``optax.MultiSteps`` around this is refused: it averages gradients over micro-batches, but the Jacobian
+    would be that of the last one alone.
 
     Args:
         residual_fn: ``(params, sample) -> rows``, any tree of real or complex floating-point arrays: the
@@ -78,11 +79,18 @@ def scale_by_hig(
             ``optax.masked``: the True leaves are optimized, the updates of others pass through unchanged.
         jacobian: ``"reverse"``, ``"forward"``, or ``"auto"``: forward where a sample has more rows than
             there are parameters, and a forward rule.
-        solver: ``"svd"`` in the dtype of J, ``"gram"`` (short side of J, float64 even in a float32
-            program), or ``"auto"``: whichever is right, then whichever is faster.
-        num_matvecs: Reserved for a matrix-free solver.
+        solver: ``"svd"`` in the dtype of J; ``"gram"``, short side of J, float64 even in a float32 program,
+            weight matrices of dense layers never written out; ``"krylov"``, on a small subspace by products
+            with J and Jᵀ alone, for a J too large to be held or decomposed; or ``"auto"``: ``"gram"`` or
+            ``"svd"``, whichever is right, then whichever is faster.
+        num_matvecs: Dimension of the subspace of ``"krylov"``: so many products with J, and with Jᵀ (None:
+            20). `Spectrum.unsettled` says whether it is enough. Give `loss_fn` with it: the subspace then
+            starts from ∂L/∂y and is the best for its size. From an incoming gradient, part of which may lie
+            outside the row space of J, it has to start one product further away.
         chunk_size: How many samples' rows of J are built at once, to bound the memory of their
-            differentiation; where ``batch_axis=None``, how many rows (columns in forward mode). None: all.
+            differentiation; where ``batch_axis=None``, how many rows (columns in forward mode). With
+            ``"krylov"``, how many samples are differentiated at once, those of a chunk anew for every
+            product. None: all.
         spectrum_size: How many singular values the state keeps.
 
     Returns:
@@ -95,8 +103,8 @@ def scale_by_hig(
     Raises:
         TypeError: A setting of the wrong kind; parameters or rows that are not floating-point numbers.
         ValueError: A setting out of range; `params` or `batch` not passed; trees or shapes that do not
-            fit; a residual without rows, or one that ignores the parameters; a call within ``shard_map``
-            or ``pmap``.
+            fit; a residual without rows, or one that ignores the parameters; a call within ``shard_map``,
+            ``pmap`` or ``optax.MultiSteps``.
 
     Notes:
         In floating point with machine epsilon ε the incoming gradient carries a rounding into every
@@ -116,7 +124,8 @@ def scale_by_hig(
         the leaves of `batch` are handed over as they are.
 
         Singular values below the noise of the arithmetic are never kept, whatever `rtol`: 8ε·σ₁ for
-        ``"svd"``, 4ε·σ₁ (at least 1.2e-7·σ₁) for ``"gram"``, ε of the dtype of J. `Spectrum.cutoff` shows it.
+        ``"svd"``, 4ε·σ₁ (at least 1.2e-7·σ₁) for ``"gram"``, ε of the dtype of J; ``"krylov"`` takes the
+        floor of whichever of the two decomposes its small matrix. `Spectrum.cutoff` shows the cut.
 
     Example:
         >>> import hig_optax, jax, jax.numpy as jnp
@@ -168,6 +177,7 @@ def scale_by_hig(
         **extra_args: Any,
     ) -> tuple[Tree, ScaleByHigState]:
         del state, extra_args
+        _refuse_multi_steps()
         if params is None:
             raise ValueError(
                 "params must be passed, the Jacobian is taken there: "
@@ -276,6 +286,23 @@ def hig(
     )
     frozen = [] if mask is None else [optax.masked(optax.set_to_zero(), _inverted(mask))]
     return optax.chain(direction, *frozen, optax.scale_by_learning_rate(learning_rate))
+
+
+def _refuse_multi_steps() -> None:
+    """An update within ``optax.MultiSteps`` would be wrong, and nothing that it is handed says so.
+
+    MultiSteps passes on an averaged gradient and the last micro-batch, as if they were those of one step. Its
+    call is on the stack, though, while the step is traced, under ``jit`` and ``lax.cond`` as well.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and not isinstance(frame.f_locals.get("self"), optax.MultiSteps):
+        frame = frame.f_back
+    if frame is not None:
+        raise ValueError(
+            "scale_by_hig cannot work inside optax.MultiSteps, which averages the gradients of several "
+            "micro-batches but passes on the last one alone, on which the Jacobian would be taken. Pass one "
+            "large batch instead, with chunk_size= to bound the memory of its differentiation."
+        )
 
 
 def _inverted(mask: Any) -> Any:

@@ -51,7 +51,8 @@ class Spectrum(NamedTuple):
     """
 
     singular_values: Float[Array, " spectrum_size"]
-    """The largest singular values of J, descending, padded with zeros. Unit: row per parameter."""
+    """The largest singular values of J, descending, padded with zeros. Unit: row per parameter. With
+    ``solver="krylov"`` its Ritz values: the largest ones are good to all digits, the others lie between."""
 
     rank: Int[Array, ""]
     """How many singular values were kept: those above `cutoff`, at most `max_rank`. int32."""
@@ -71,6 +72,11 @@ class Spectrum(NamedTuple):
     """With `loss_fn`: cosine between the incoming gradient and Jᵀ ∂loss/∂rows, 1 when the loss that was
     differentiated outside is the same. Two zero vectors agree (1), one zero vector does not (0).
     Without `loss_fn` there is nothing to compare: NaN, or 0 in a step compiled under ``jax_debug_nans``."""
+
+    unsettled: Float[Array, ""]
+    """How much of the direction the second half of `num_matvecs` has changed, ‖d_k - d_h‖ / ‖d_k‖: 0 where
+    more products would change nothing, and for solvers that decompose J itself. A large value (say 0.3), or
+    a rank equal to `num_matvecs`, says that the subspace is too small for the exact direction."""
 
     is_finite: Bool[Array, ""]
     """False if rows, Jacobian, gradient, traced settings or update held NaN or inf; the update was then

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from hig_optax._batch import Samples, take_apart
 from hig_optax._direction import half_inverse_direction
-from hig_optax._plan import choose_jacobian, choose_solver
+from hig_optax._plan import choose_jacobian, exact_solver
 from hig_optax._residual import RealView, Rows, trace_rows
 from hig_optax._settings import check_function
 from hig_optax._transform import hig
@@ -419,7 +419,7 @@ def _solve(A: Float[Array, "r k"], g: Float[Array, " r"], rtol: Scalar, dtype: A
         atol=0.0,
         damping=0.0,
         max_rank=None,
-        solver=choose_solver("auto", dtype=dtype, rtol=rtol),
+        solver=exact_solver(dtype=dtype, rtol=rtol),
     )
     return jnp.where(found.is_finite, found.direction, jnp.nan)
 

@@ -49,8 +49,11 @@ SETTINGS = [
         ValueError,
         "solver must be one of 'auto', 'svd', 'gram', 'krylov', got 'lu'",
     ),
-    ({"solver": "krylov"}, NotImplementedError, 'solver="krylov" .* not available yet'),
-    ({"num_matvecs": 10}, NotImplementedError, "num_matvecs, which only it takes"),
+    (
+        {"solver": "gram", "num_matvecs": 10},
+        ValueError,
+        'num_matvecs is the number of products .* got 10 with solver="gram"',
+    ),
     ({"jacobian": "backward"}, ValueError, "jacobian must be one of 'auto', 'reverse', 'forward'"),
     ({"max_rank": 0}, ValueError, "max_rank must be at least 1 or None, got 0"),
     ({"max_rank": 2.5}, TypeError, "max_rank must be a Python int, got 2.5"),
@@ -324,3 +327,12 @@ def test_traced_settings_out_of_range_keep_nothing():
     )
     updates, _ = opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=BATCH)
     np.testing.assert_array_equal(updates["w"], 0)
+
+
+@pytest.mark.parametrize("in_jit", [False, True])
+def test_multi_steps_is_refused(in_jit):
+    opt = optax.MultiSteps(hig_optax.hig(1.0, lambda w, x: w * x), every_k_schedule=2)
+    w, batch = jnp.ones(2), jnp.ones((3, 2))
+    update = jax.jit(opt.update) if in_jit else opt.update
+    with pytest.raises(ValueError, match=r"optax\.MultiSteps, which averages .* chunk_size="):
+        update(w, opt.init(w), w, batch=batch)

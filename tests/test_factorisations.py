@@ -1,7 +1,5 @@
 """The two direct solvers, held to what `Factors` promises; a new solver joins SOLVERS."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,14 @@ import pytest
 from matrices import SHAPES, SPECTRA, planted
 
 from hig_optax import _gram, _svd
+from hig_optax._blocks import Blocks, Dense
 
-SOLVERS = {"svd": _svd.factorise, "gram": functools.partial(_gram.factorise, data_eps=2.3e-16)}
+
+def gram(A, data_eps=2.3e-16):
+    return _gram.factorise(Blocks((Dense(A),)), data_eps=data_eps)
+
+
+SOLVERS = {"svd": _svd.factorise, "gram": gram}
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
@@ -51,9 +55,7 @@ def test_noise_of_dependent_rows_stays_below_the_floor(solver, shape, condition,
     A = planted(shape, np.logspace(0, -np.log10(condition), r)).astype(dtype)
     with jax.enable_x64(True):
         if solver == "gram":
-            factors = _gram.factorise(
-                jnp.asarray(A, jnp.float64), data_eps=float(np.finfo(dtype).eps)
-            )
+            factors = gram(jnp.asarray(A, jnp.float64), data_eps=float(np.finfo(dtype).eps))
         else:
             factors = _svd.factorise(jnp.asarray(A))
         assert int((factors.s > factors.floor * factors.s[0]).sum()) == r

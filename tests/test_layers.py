@@ -12,8 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "hig_optax"
 # Each module may import those of lower rank. Modules of one rank do not know each other.
 RANKS = [
     {"_types"},
-    {"_filters", "_float64", "_residual", "_batch", "_settings"},
-    {"_columns", "_jacobian", "_plan", "_svd", "_gram"},
+    {"_filters", "_float64", "_residual", "_batch", "_settings", "_taps"},
+    {"_columns", "_plan", "_svd", "_krylov", "_blocks"},
+    {"_jacobian", "_gram"},
     {"_direction"},
     {"_report", "_step"},
     {"_transform"},
