@@ -190,7 +190,7 @@ PARAMETERS = [
         "mask must be a tree of bools that is a prefix of params",
     ),
     (PARAMS, {"mask": {"w": 1.0}}, TypeError, "mask must hold bools, got 1.0"),
-    ({"w": optax.MaskedNode(), "v": jnp.ones(3)}, {}, ValueError, "MaskedNode.*mask="),
+    ({"w": optax.MaskedNode()}, {}, ValueError, "params must hold at least one number"),
 ]
 
 
@@ -239,8 +239,13 @@ def test_wrapped_in_masked_or_partition():
             {"h": hig_optax.scale_by_hig(residual), "z": optax.set_to_zero()}, {"w": "h", "b": "z"}
         ),
     ):
-        with pytest.raises(ValueError, match=r"MaskedNode.*scale_by_hig\(..., mask=...\)"):
-            wrapped.init(params)
+        state = wrapped.init(params)
+        with pytest.raises(
+            ValueError, match=r"MaskedNode.*all_params=params.*scale_by_hig\(..., mask"
+        ):
+            wrapped.update(params, state, params, batch=BATCH)
+        with pytest.raises(ValueError, match="all_params must have the structure of params"):
+            wrapped.update(params, state, params, batch=BATCH, all_params=[1.0])
 
 
 @pytest.mark.devices
