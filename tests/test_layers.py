@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "hig_optax"
 # Each module may import those of lower rank. Modules of one rank do not know each other.
 RANKS = [
     {"_types"},
-    {"_filters", "_float64", "_residual", "_batch", "_settings"},
+    {"_filters", "_float64", "_residual", "_batch", "_settings", "_weights"},
     {"_columns", "_jacobian", "_plan", "_svd", "_gram"},
     {"_direction"},
     {"_report", "_step"},
@@ -89,4 +89,11 @@ def test_public_names():
     modules = {p.stem for p in PACKAGE.iterdir()} | {
         "jaxtyping"
     }  # checked annotations bring the latter
-    assert public - modules == {"STATIC_ARGS", "ScaleByHigState", "Spectrum", "hig", "scale_by_hig"}
+    assert public - modules == {
+        "STATIC_ARGS",
+        "ScaleByHigState",
+        "Spectrum",
+        "hig",
+        "scale_by_hig",
+        "weighted_residual",
+    }
