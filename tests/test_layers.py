@@ -97,3 +97,17 @@ def test_public_names():
         "scale_by_hig",
         "weighted_residual",
     }
+
+
+def test_every_public_name_is_in_the_api_reference():
+    import hig_optax
+
+    page = (PACKAGE.parent / "docs" / "api.md").read_text()
+    for module in (hig_optax, hig_optax.baselines):
+        for name, value in vars(module).items():
+            where = getattr(value, "__module__", "hig_optax.")
+            if name.startswith("_") or (module is hig_optax.baselines and where != module.__name__):
+                continue
+            if name.islower() and not callable(value):
+                continue  # modules
+            assert f"::: {module.__name__}.{name}\n" in page, name
