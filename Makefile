@@ -1,6 +1,7 @@
 # make demo   train through physics with half-inverse gradients, beside Adam and Gauss-Newton
 # make test   everything that must hold before a commit
-# Both set up .venv on first use, from the tested versions in constraints.txt.
+# make docs   the documentation, in site/
+# They set up .venv on first use, from the tested versions in constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ SECONDS ?= 20
 export XLA_FLAGS_FOR_TESTS := --xla_cpu_multi_thread_eigen=false
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: demo results test test-newest lint types pytest notebooks format clean
+.PHONY: demo results test test-newest lint types pytest notebooks docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/experiments.stamp
@@ -36,6 +37,10 @@ pytest: $(VENV)/dev.stamp
 notebooks: $(VENV)/dev.stamp
 	HIG_OPTAX_QUICK=1 $(BIN)/python -m pytest --nbmake notebooks -n auto
 
+# Half a minute, and so not part of the tests. Any warning is an error.
+docs: $(VENV)/dev.stamp $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 # The suite with the newest releases on the newest interpreter besides the default one, if there is any.
 test-newest:
 	PYTHON="$(PYTHON)" sh .ci/test-newest
@@ -54,4 +59,4 @@ $(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf site $(VENV) $(VENV)-newest .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,5 +6,6 @@ from hig_optax._transform import ScaleByHigState as ScaleByHigState
 from hig_optax._transform import hig as hig
 from hig_optax._transform import scale_by_hig as scale_by_hig
 from hig_optax._types import Spectrum as Spectrum
+from hig_optax._weights import weighted_residual as weighted_residual
 
 __version__ = "0.1.0"

@@ -22,29 +22,35 @@ class Columns:
     treedef: Any
     leaves: tuple[Any, ...]
     is_optimized: tuple[bool, ...]
+    all_params: Tree = None
+    """The parameters with the leaves that a wrapper hides behind ``optax.MaskedNode``."""
 
     @classmethod
-    def of(cls, params: Tree, mask: Any) -> "Columns":
+    def of(cls, params: Tree, mask: Any, all_params: Tree = None) -> "Columns":
         """Mark the optimized leaves.
+
+        Args:
+            params: The parameters; leaves hidden behind ``optax.MaskedNode`` are not optimized.
+            mask: Tree of bools, a function to one, or None for all.
+            all_params: The parameters without hidden leaves; needed by `rebuild` if any are hidden.
 
         Raises:
             TypeError: An optimized leaf is not a floating-point array; the mask holds something else than
                 bools.
-            ValueError: There is nothing to optimize; the mask does not fit; leaves are missing.
+            ValueError: There is nothing to optimize; the mask does not fit.
         """
-        if any(
-            isinstance(x, optax.MaskedNode) for x in jax.tree.leaves(params, is_leaf=_is_masked)
-        ):
-            raise ValueError(
-                "params hold optax.MaskedNode in place of leaves, as optax.masked and optax.partition put "
-                "there, and residual_fn cannot be evaluated without those leaves. Use "
-                "scale_by_hig(..., mask=...) without that wrapper instead."
-            )
         paths, treedef = jax.tree.flatten_with_path(params)
         is_optimized = _broadcast_mask(mask, params)
         leaves = []
         for (path, leaf), marked in zip(paths, is_optimized, strict=True):
             # A leaf that is not optimized may be anything that residual_fn can use.
+            if marked and not _is_array_like(leaf):
+                raise TypeError(
+                    "params must be real or complex floating-point arrays, got "
+                    f"{leaf!r} of type {type(leaf).__name__} at params{jax.tree_util.keystr(path)}. Keep "
+                    "such leaves out of params: of an Equinox module optimize eqx.filter(model, "
+                    "eqx.is_inexact_array), and put the rest back in residual_fn by eqx.combine."
+                )
             leaves.append(_as_array(leaf) if marked else leaf)
             if marked and not _is_inexact(leaves[-1]):
                 raise TypeError(
@@ -52,7 +58,7 @@ class Columns:
                     f"{getattr(leaves[-1], 'dtype', repr(leaf))} at params{jax.tree_util.keystr(path)}. "
                     "Convert that leaf, or leave it out with mask=."
                 )
-        columns = cls(treedef, tuple(leaves), is_optimized)
+        columns = cls(treedef, tuple(leaves), is_optimized, all_params)
         if columns.view.size == 0:
             raise ValueError(
                 f"params must hold at least one number to optimize, got {treedef} with mask={mask}. Pass "
@@ -76,9 +82,13 @@ class Columns:
         return jax.tree_util.treedef_is_leaf(self.treedef) and jnp.ndim(self.leaves[0]) == 1
 
     def rebuild(self, parts: Sequence[Array]) -> Tree:
-        """The whole parameter tree for other values of `parts`, floats in at least float32."""
+        """The whole parameter tree for other values of `parts`, floats in at least float32.
+
+        Raises:
+            ValueError: Leaves are hidden, and `all_params` does not have them.
+        """
         leaves = [_raised(x) for x in self.leaves]
-        return self._with_marked(leaves, self.view.merge(parts))
+        return _unhidden(self._with_marked(leaves, self.view.merge(parts)), self.all_params)
 
     def gradient(self, updates: Tree, dtype: Any) -> Float[Array, " n"]:
         """The incoming updates of the optimized leaves as one real vector.
@@ -146,6 +156,10 @@ def _as_array(leaf: Any) -> Any:
     return leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
 
 
+def _is_array_like(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") or isinstance(leaf, (bool, int, float, complex))
+
+
 def _is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(getattr(leaf, "dtype", None) or type(leaf), jnp.inexact)
 
@@ -158,6 +172,36 @@ def _raised(leaf: Any) -> Any:
 
 def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
+
+
+def _has_hidden_leaves(tree: Tree) -> bool:
+    return any(map(_is_masked, jax.tree.leaves(tree, is_leaf=_is_masked)))
+
+
+def _unhidden(params: Tree, all_params: Tree) -> Tree:
+    """Put the leaves of `all_params` in the places that ``optax.MaskedNode`` holds."""
+    if not _has_hidden_leaves(params):
+        return params
+    if all_params is None or _has_hidden_leaves(all_params):
+        raise ValueError(
+            "params hold optax.MaskedNode in place of leaves, as optax.masked and optax.partition put "
+            "there, and residual_fn cannot be evaluated without those leaves. Pass them: opt.update(grads, "
+            "state, params, batch=batch, all_params=params). Or leave the wrapper out and use mask=...: "
+            "scale_by_hig(..., mask=...)."
+        )
+    try:
+        return jax.tree.map(
+            lambda x, whole: jax.tree.map(_raised, whole) if _is_masked(x) else x,
+            params,
+            all_params,
+            is_leaf=_is_masked,
+        )
+    except ValueError as error:
+        raise ValueError(
+            "all_params must have the structure of params where those are not hidden, got "
+            f"{jax.tree.structure(all_params)} for {jax.tree.structure(params)}. Pass the params that the "
+            "whole optimizer gets."
+        ) from error
 
 
 def _broadcast_mask(mask: Any, params: Tree) -> tuple[bool, ...]:

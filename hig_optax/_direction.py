@@ -179,7 +179,7 @@ def krylov_direction(
         direction=dot(small.direction, V),
         captured=captured,
         agreement=agreement,
-        unsettled=change / jnp.where(length > 0, length, 1),
+        unsettled=jax.lax.stop_gradient(change / jnp.where(length > 0, length, 1)),
         is_finite=small.is_finite & jnp.isfinite(incoming) & jnp.all(jnp.isfinite(start)),
     )
 

@@ -109,7 +109,9 @@ def bidiagonalise(
 def _length(x: Float[Array, " r"]) -> Float[Array, ""]:
     """The 2-norm, for entries whose squares overflow or vanish too."""
     largest = jnp.max(jnp.abs(x), initial=0)
-    return largest * jnp.linalg.norm(x / jnp.where(largest == 0, 1, largest))
+    # Of a zero vector the square root would have no derivative.
+    squared = jnp.sum(jnp.square(x / jnp.where(largest == 0, 1, largest)))
+    return largest * jnp.sqrt(jnp.where(largest == 0, 1, squared))
 
 
 def _orthogonal(basis: Float[Array, "k r"], x: Float[Array, " r"]) -> Float[Array, " r"]:

@@ -1,10 +1,12 @@
 """Half-inverse gradients as Optax transformations."""
 
+import functools
 import inspect
 import operator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from hig_optax._columns import Columns
@@ -95,16 +97,19 @@ def scale_by_hig(
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``. ``update(grads, state, params, batch=batch)`` needs
-        `params` and `batch`; other extra arguments are ignored. Updates have the tree and dtypes of the
+        `params` and `batch`. Within ``optax.masked`` or ``optax.partition``, which hide leaves from what
+        they wrap, it needs those leaves too: ``update(grads, state, params, batch=batch,
+        all_params=params)``; they enter the residual as constants, as with `mask`. Other extra arguments
+        are ignored. Updates have the tree and dtypes of the
         parameters (those passed through keep their own). Rows, Jacobian, any gradient or update not finite:
         zero updates for all leaves, and ``state.spectrum.is_finite`` is false; nothing is raised inside
         ``jit``. To halt, look at the flag.
 
     Raises:
         TypeError: A setting of the wrong kind; parameters or rows that are not floating-point numbers.
-        ValueError: A setting out of range; `params` or `batch` not passed; trees or shapes that do not
-            fit; a residual without rows, or one that ignores the parameters; a call within ``shard_map``,
-            ``pmap`` or ``optax.MultiSteps``.
+        ValueError: A setting out of range; `params`, `batch` or hidden leaves not passed; trees or shapes
+            that do not fit; a residual without rows, or one that ignores the parameters; a call within
+            ``shard_map``, ``pmap`` or ``optax.MultiSteps``.
 
     Notes:
         In floating point with machine epsilon ε the incoming gradient carries a rounding into every
@@ -165,6 +170,8 @@ def scale_by_hig(
     )
 
     def init_fn(params: Tree) -> ScaleByHigState:
+        if isinstance(params, _placeholder_type()):
+            return ScaleByHigState(blank(settings.spectrum_size, jnp.float32))
         dtype = Columns.of(params, settings.mask).view.highest_dtype
         return ScaleByHigState(blank(settings.spectrum_size, dtype))
 
@@ -174,6 +181,7 @@ def scale_by_hig(
         params: Tree | None = None,
         *,
         batch: Tree = _NOT_PASSED,
+        all_params: Tree | None = None,
         **extra_args: Any,
     ) -> tuple[Tree, ScaleByHigState]:
         del state, extra_args
@@ -186,9 +194,11 @@ def scale_by_hig(
         if batch is _NOT_PASSED:
             raise ValueError(
                 "batch must be passed, the Jacobian is taken on it: opt.update(grads, state, params, "
-                "batch=batch). A residual that needs none takes batch=None with batch_axis=None."
+                "batch=batch). If a wrapper around opt passes no extra arguments on (optax.lookahead, say), "
+                "hand it optax.GradientTransformation(opt.init, functools.partial(opt.update, batch=batch)), "
+                "built inside the step. A residual that needs no batch takes batch=None with batch_axis=None."
             )
-        columns = Columns.of(params, settings.mask)
+        columns = Columns.of(params, settings.mask, all_params)
         found, is_finite = find_direction(settings, columns, updates, batch)
         new, is_finite = columns.replace(updates, found.direction, is_finite)
         dtype = columns.view.highest_dtype
@@ -303,6 +313,19 @@ def _refuse_multi_steps() -> None:
             "micro-batches but passes on the last one alone, on which the Jacobian would be taken. Pass one "
             "large batch instead, with chunk_size= to bound the memory of its differentiation."
         )
+
+
+@functools.cache
+def _placeholder_type() -> type:
+    """What ``optax.tree.map_params`` hands to `init` in place of parameters, to see where they go."""
+    seen: list[type] = []
+
+    def init(params: Tree) -> tuple:
+        seen.append(type(params))
+        return ()
+
+    optax.tree.map_params(init, lambda x: x, ())
+    return seen[0]
 
 
 def _inverted(mask: Any) -> Any:

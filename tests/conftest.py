@@ -23,3 +23,18 @@ hypothesis.settings.load_profile("jax")
 def _enough_devices(request):
     if request.node.get_closest_marker("devices") and jax.device_count() < 8:
         pytest.skip("needs HIG_OPTAX_TEST_DEVICES=8")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many combinations of optimizer and wrapper were tried."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if "test_optax_contract.py" in report.nodeid and report.when == "call"
+    ]
+    if reports:
+        passed = sum(report.passed for report in reports)
+        terminalreporter.write_line(
+            f"Optax contract: {passed} of {len(reports)} combinations as they should be"
+        )

@@ -132,6 +132,8 @@ BATCHES = [
         {},
         r"batch_axis=0 does not exist in batch\['x'\]",
     ),
+    (BATCH | {"name": "ocean"}, {}, r"batch\['name'\] must be an array, got 'ocean' of type str"),
+    (BATCH | {"run": object()}, {}, r"batch\['run'\] must be an array"),
     (BATCH, {"batch_axis": 2}, r"batch_axis=2 does not exist in batch\['x'\] of shape \(4, 3\)"),
     (BATCH, {"batch_axis": {"x": 0}}, "batch_axis must be .* prefix of batch"),
     (BATCH, {"batch_axis": {"x": None, "y": None}}, "batch must hold an array with a sample axis"),
@@ -143,6 +145,37 @@ def test_batches(batch, settings, message):
     opt = hig_optax.scale_by_hig(residual, **settings)
     with pytest.raises((ValueError, TypeError), match=message):
         opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=batch)
+
+
+def test_donated_buffers_are_named_by_jax():
+    """Parameters given away to one step and used in the next: JAX says so, nothing of ours comes first."""
+    opt = hig_optax.scale_by_hig(residual)
+
+    def update(params, batch):
+        return opt.update(params, opt.init(params), params, batch=batch)[0]
+
+    step = jax.jit(update, donate_argnums=0)
+    params = jax.tree.map(jnp.copy, PARAMS)
+    step(params, BATCH)
+    with pytest.raises((RuntimeError, ValueError), match=r"deleted|donated"):
+        step(params, BATCH)
+    with pytest.raises((RuntimeError, ValueError), match=r"deleted|donated"):
+        opt.update(PARAMS, opt.init(PARAMS), params, batch=BATCH)
+
+
+def test_physics_cannot_be_inverted_without_samples():
+    with pytest.raises(ValueError, match="the physics is inverted sample by sample"):
+        hig_optax.baselines.sip_value_and_grad(
+            lambda p, s: p, lambda u, s: u, lambda y, s: jnp.sum(y), batch_axis=None
+        )
+
+
+def test_a_control_without_numbers():
+    value_and_grad = hig_optax.baselines.sip_value_and_grad(
+        lambda p, s: p["w"][:0], lambda u, s: u, lambda y, s: jnp.sum(y)
+    )
+    with pytest.raises(ValueError, match="control_fn must return at least one number per sample"):
+        value_and_grad(PARAMS, BATCH)
 
 
 def test_wrapped_in_flatten():
@@ -192,8 +225,15 @@ PARAMETERS = [
         ValueError,
         "mask must be a tree of bools that is a prefix of params",
     ),
+    (
+        {"w": jnp.ones(3), "activation": jnp.tanh},
+        {},
+        TypeError,
+        r"params must be .* at params\['activation'\].*eqx\.filter",
+    ),
+    ({"w": "weights"}, {}, TypeError, "params must be .* got 'weights' of type str"),
     (PARAMS, {"mask": {"w": 1.0}}, TypeError, "mask must hold bools, got 1.0"),
-    ({"w": optax.MaskedNode(), "v": jnp.ones(3)}, {}, ValueError, "MaskedNode.*mask="),
+    ({"w": optax.MaskedNode()}, {}, ValueError, "params must hold at least one number"),
 ]
 
 
@@ -211,6 +251,7 @@ GRADIENTS = [
         r"updates must have the shapes of params, got \(4,\) for \(3,\)",
     ),
     ({"w": jnp.ones(3, jnp.complex64)}, TypeError, "updates must be complex where params are"),
+    ({"w": jnp.ones(3, int)}, TypeError, "updates must be floating-point arrays, got int32"),
 ]
 
 
@@ -242,8 +283,13 @@ def test_wrapped_in_masked_or_partition():
             {"h": hig_optax.scale_by_hig(residual), "z": optax.set_to_zero()}, {"w": "h", "b": "z"}
         ),
     ):
-        with pytest.raises(ValueError, match=r"MaskedNode.*scale_by_hig\(..., mask=...\)"):
-            wrapped.init(params)
+        state = wrapped.init(params)
+        with pytest.raises(
+            ValueError, match=r"MaskedNode.*all_params=params.*scale_by_hig\(..., mask"
+        ):
+            wrapped.update(params, state, params, batch=BATCH)
+        with pytest.raises(ValueError, match="all_params must have the structure of params"):
+            wrapped.update(params, state, params, batch=BATCH, all_params=[1.0])
 
 
 @pytest.mark.devices
@@ -334,5 +380,7 @@ def test_multi_steps_is_refused(in_jit):
     opt = optax.MultiSteps(hig_optax.hig(1.0, lambda w, x: w * x), every_k_schedule=2)
     w, batch = jnp.ones(2), jnp.ones((3, 2))
     update = jax.jit(opt.update) if in_jit else opt.update
-    with pytest.raises(ValueError, match=r"optax\.MultiSteps, which averages .* chunk_size="):
+    with pytest.raises(
+        ValueError, match=r"inside optax\.MultiSteps, which averages .* chunk_size="
+    ):
         update(w, opt.init(w), w, batch=batch)

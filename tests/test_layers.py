@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "hig_optax"
 # Each module may import those of lower rank. Modules of one rank do not know each other.
 RANKS = [
     {"_types"},
-    {"_filters", "_float64", "_residual", "_batch", "_settings", "_taps"},
+    {"_filters", "_float64", "_residual", "_batch", "_settings", "_taps", "_weights"},
     {"_columns", "_plan", "_svd", "_krylov", "_blocks"},
     {"_jacobian", "_gram"},
     {"_direction"},
@@ -90,4 +90,25 @@ def test_public_names():
     modules = {p.stem for p in PACKAGE.iterdir()} | {
         "jaxtyping"
     }  # checked annotations bring the latter
-    assert public - modules == {"STATIC_ARGS", "ScaleByHigState", "Spectrum", "hig", "scale_by_hig"}
+    assert public - modules == {
+        "STATIC_ARGS",
+        "ScaleByHigState",
+        "Spectrum",
+        "hig",
+        "scale_by_hig",
+        "weighted_residual",
+    }
+
+
+def test_every_public_name_is_in_the_api_reference():
+    import hig_optax
+
+    page = (PACKAGE.parent / "docs" / "api.md").read_text()
+    for module in (hig_optax, hig_optax.baselines):
+        for name, value in vars(module).items():
+            where = getattr(value, "__module__", "hig_optax.")
+            if name.startswith("_") or (module is hig_optax.baselines and where != module.__name__):
+                continue
+            if name.islower() and not callable(value):
+                continue  # modules
+            assert f"::: {module.__name__}.{name}\n" in page, name

@@ -1,0 +1,103 @@
+"""Weights of rows: blocks that count more than others, and samples that do not count at all."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hig_optax._types import ResidualFn, Tree
+
+
+def weighted_residual(
+    residual_fn: ResidualFn, weights: Tree | Callable[[Tree], Tree]
+) -> ResidualFn:
+    """A residual whose rows are scaled by the square root of their weights.
+
+    For rows y and weights w the rows become √w·y, the sum of whose squares is the weighted one, Σ w y². Use
+    the result both for the optimizer and in the loss: then Jacobian and gradient speak of the same rows, and
+    a weight of zero is the same as leaving the rows out. (With another loss the part of its gradient that
+    comes from rows of weight zero alone is outside the row space of J and is dropped.) A `loss_fn` given to
+    the optimizer sees the weighted rows.
+
+    Weights change more than the loss: the singular values are those of diag(√w)·∂y/∂θ, and with κ = -1/2 a
+    block with four times the weight is not simply followed twice or four times as fast.
+
+    Args:
+        residual_fn: ``(params, sample) -> rows``, as `hig_optax.scale_by_hig` takes it.
+        weights: Number >= 0, or a tree of numbers that is a prefix of the rows: one per block. Or a function
+            ``sample -> weights``, for weights that are part of the batch, such as the mask of a padded last
+            batch: ``lambda sample: sample["weight"]``. An array weight belongs to the leading axes of a row
+            array (with ``batch_axis=None``: (b,) weighs the samples of a (b, r) array). Dimensionless; may be
+            traced where they come from the batch.
+
+    Returns:
+        ``(params, sample) -> rows``: the same tree, shapes and dtypes.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: A plain number is negative or not finite; (of the returned function, while tracing) the
+            weights do not fit the rows.
+
+    Notes:
+        Padding must be finite: a NaN times zero is NaN, and the step is then refused. Pad with copies of a
+        real sample, not with zeros where the physics divides by them. A mean over samples should divide by
+        the sum of the weights, not by the length of the padded batch.
+
+    Example:
+        >>> import hig_optax, jax.numpy as jnp
+        >>> blocks = lambda w, x: {"interior": w * x, "boundary": w - 1}
+        >>> residual_fn = hig_optax.weighted_residual(blocks, {"interior": 1.0, "boundary": 4.0})
+        >>> residual_fn(jnp.float32(3.0), 2.0)["boundary"]
+        Array(4., dtype=float32)
+
+    References:
+        The row scaling by which weighted least squares become plain least squares, in any textbook.
+    """
+    if not callable(residual_fn):
+        raise TypeError(
+            f"residual_fn must be a function of (params, sample), got {residual_fn!r} of type "
+            f"{type(residual_fn).__name__}."
+        )
+    if not callable(weights):
+        jax.tree.map(_check, weights)
+
+    def weighted(params: Tree, sample: Tree) -> Tree:
+        rows = residual_fn(params, sample)
+        tree = weights(sample) if callable(weights) else weights
+        try:
+            scales = jax.tree.broadcast(tree, rows)
+        except ValueError as error:
+            raise ValueError(
+                "weights must be a number or a tree of numbers that is a prefix of the rows, got "
+                f"{jax.tree.structure(tree)} for rows of structure {jax.tree.structure(rows)}."
+            ) from error
+        return jax.tree.map(_scale, rows, scales)
+
+    return weighted
+
+
+def _check(weight: Any) -> None:
+    if isinstance(weight, (jax.Array, np.ndarray)):
+        return
+    if isinstance(weight, bool) or not isinstance(weight, (int, float, np.number)):
+        raise TypeError(
+            f"weights must be numbers, arrays, or a function of the sample, got {weight!r} of type "
+            f"{type(weight).__name__}."
+        )
+    if not 0 <= weight < np.inf:
+        raise ValueError(f"weights must be finite and not negative, got {weight}.")
+
+
+def _scale(row: Any, weight: Any) -> jax.Array:
+    row, weight = jnp.asarray(row), jnp.asarray(weight)
+    if weight.shape != row.shape[: weight.ndim]:
+        raise ValueError(
+            f"weights must have the leading axes of their rows, got shape {weight.shape} for rows of shape "
+            f"{row.shape}. Give one number per block, or one per sample where batch_axis=None."
+        )
+    if not jnp.issubdtype(row.dtype, jnp.inexact):
+        return row  # the optimizer refuses it, with its name
+    scale = jnp.sqrt(weight.astype(jnp.finfo(row.dtype).dtype)).astype(row.dtype)
+    return row * scale.reshape(scale.shape + (1,) * (row.ndim - scale.ndim))

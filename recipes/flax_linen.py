@@ -1,0 +1,52 @@
+"""flax.linen with its TrainState, whose apply_gradients passes nothing on: bind the batch to tx."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.training.train_state import TrainState
+
+import hig_optax
+
+
+class Network(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(jnp.tanh(nn.Dense(8)(x)))
+
+
+def error(params, sample):
+    return Network().apply(params, sample["x"][None]) - sample["target"]
+
+
+def loss_fn(params, batch):
+    return jnp.mean(jnp.sum(jax.vmap(error, (None, 0))(params, batch) ** 2, axis=-1))
+
+
+@jax.jit
+def step(state, batch):
+    loss, grads = jax.value_and_grad(loss_fn)(state.params, batch)
+    state = (
+        state.replace(
+            tx=state.tx._replace(update=lambda *a, tx=state.tx: tx.update(*a, batch=batch))
+        )
+        .apply_gradients(grads=grads)
+        .replace(tx=state.tx)
+    )
+    return state, loss
+
+
+def main(steps=100):
+    x = jnp.linspace(-1.0, 1.0, 16)
+    batch = {"x": x, "target": jnp.stack([jnp.sin(3 * x), 0.1 * jnp.cos(4 * x)], axis=1)}
+    params = Network().init(jax.random.key(0), x[:1])
+    opt = hig_optax.hig(0.5, error)
+    state = TrainState.create(apply_fn=Network().apply, params=params, tx=opt)
+    losses = []
+    for _ in range(steps):
+        state, loss = step(state, batch)
+        losses.append(float(loss))
+    return losses
+
+
+if __name__ == "__main__":
+    print(main())

@@ -1,0 +1,320 @@
+"""Parameters of every kind: containers, dtypes, hidden leaves. All give the update of plain arrays."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import hig_optax
+from hig_optax._columns import Columns
+
+BATCH = {"x": jnp.linspace(-1.0, 1.0, 5), "y": jnp.linspace(0.5, 2.0, 5)}
+
+
+def rows(a, b, c, x):
+    """Residual of y = a·x² + b·x + c, in two rows of different scale; a and b of shape (2,), c a scalar."""
+    y = a * x**2 + b * x + c
+    return y * jnp.array([1.0, 0.1], y.dtype)
+
+
+def values(dtype=jnp.float32):
+    a = jnp.array([0.3, -1.0], dtype)
+    return a, jnp.array([0.7, 0.2], dtype), jnp.array(0.5, dtype)
+
+
+class Named(NamedTuple):
+    a: Any
+    b: Any
+    c: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Data:
+    a: Any
+    b: Any
+    c: Any
+    degree: int = dataclasses.field(default=2, metadata={"static": True})
+
+
+@flax.struct.dataclass
+class Struct:
+    a: Any
+    b: Any
+    c: Any
+    name: str = flax.struct.field(pytree_node=False, default="parabola")
+
+
+class Module(nnx.Module):
+    def __init__(self, a, b, c):
+        self.a, self.b, self.c = nnx.Param(a), nnx.Param(b), nnx.Param(c)
+
+
+def nnx_state(a, b, c):
+    return nnx.state(Module(a, b, c), nnx.Param)
+
+
+def equinox_arrays(a, b, c):
+    """The arrays of a module with static fields and functions, as ``eqx.partition`` leaves them."""
+    eqx = pytest.importorskip("equinox")
+
+    class Parabola(eqx.Module):
+        a: jax.Array
+        b: jax.Array
+        c: jax.Array
+        activation: Any
+        degree: int = eqx.field(static=True)
+
+    return eqx.partition(Parabola(a, b, c, jnp.tanh, 2), eqx.is_inexact_array)[0]
+
+
+def by_attribute(p):
+    return p.a, p.b, p.c
+
+
+# How to build the container, and how to read it.
+CONTAINERS = {
+    "dict": (lambda a, b, c: {"a": a, "b": b, "c": c}, lambda p: (p["a"], p["b"], p["c"])),
+    "nested dict": (
+        lambda a, b, c: {"x": {"a": a}, "y": {"z": {"b": b, "c": c}}},
+        lambda p: (p["x"]["a"], p["y"]["z"]["b"], p["y"]["z"]["c"]),
+    ),
+    "list": (lambda a, b, c: [a, b, c], tuple),
+    "tuple of lists": (lambda a, b, c: ([a, b], c), lambda p: (*p[0], p[1])),
+    "with None": (lambda a, b, c: {"a": a, "none": None, "r": (b, c)}, lambda p: (p["a"], *p["r"])),
+    "namedtuple": (Named, by_attribute),
+    "dataclass": (Data, by_attribute),
+    "flax.struct": (Struct, by_attribute),
+    "nnx.State": (nnx_state, lambda p: tuple(p[k].get_value() for k in "abc")),
+    "pure nnx": (
+        lambda a, b, c: nnx.as_pure(nnx_state(a, b, c)),
+        lambda p: tuple(p[k] for k in "abc"),
+    ),
+    "equinox": (equinox_arrays, by_attribute),
+}
+
+
+def update(build, read, parts, *, x64=False, dtype=jnp.float32, **settings):
+    """Updates of the parts a, b and c held in a container, and the state."""
+
+    def residual(params, sample):
+        a, b, c = read(params)
+        return rows(a, b, c, sample["x"].astype(a.dtype)) - sample["y"].astype(a.dtype)
+
+    params = build(*parts)
+    opt = hig_optax.scale_by_hig(residual, rtol=1e-3, **settings)
+    grads = jax.grad(
+        lambda p: jnp.sum(jnp.abs(jax.vmap(residual, (None, 0))(p, BATCH)) ** 2).astype(dtype)
+    )(params)
+    updates, state = jax.jit(opt.update)(grads, opt.init(params), params, batch=BATCH)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    for u, p in zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True):
+        assert (u.shape, u.dtype) == (p.shape, p.dtype)
+    optax.apply_updates(params, updates)
+    return read(updates), state
+
+
+@pytest.mark.parametrize(("build", "read"), CONTAINERS.values(), ids=CONTAINERS)
+def test_containers(build, read):
+    found, state = update(build, read, values())
+    expected, expected_state = update(lambda *p: p, lambda p: p, values())
+    for x, y in zip(found, expected, strict=True):
+        # Leaves in another order are columns in another order: float32 sums, at a condition of 30.
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+    assert state.spectrum.rank == expected_state.spectrum.rank == 5
+
+
+def test_an_equinox_module_with_functions_for_leaves():
+    """Whole it is refused with the leaf's name; its arrays alone are what the message says to use."""
+    eqx = pytest.importorskip("equinox")
+
+    class Model(eqx.Module):
+        w: jax.Array
+        activation: Any
+
+    model = Model(jnp.ones(2), jnp.tanh)
+
+    def residual(m, s):
+        return m.activation(m.w * s)
+
+    with pytest.raises(TypeError, match=r"params must be .*at params\.activation.*eqx\.filter"):
+        hig_optax.scale_by_hig(residual).init(model)
+    arrays = eqx.filter(model, eqx.is_inexact_array)
+    batch = jnp.stack([jnp.linspace(0.0, 1.0, 3), jnp.linspace(1.0, 0.5, 3)], axis=1)
+    opt = hig_optax.scale_by_hig(lambda a, s: residual(eqx.combine(a, model), s))
+    found, _ = opt.update(arrays, opt.init(arrays), arrays, batch=batch)
+    plain = hig_optax.scale_by_hig(lambda w, s: jnp.tanh(w * s))
+    expected, _ = plain.update(model.w, plain.init(model.w), model.w, batch=batch)
+    np.testing.assert_allclose(found.w, expected, rtol=1e-6)
+    assert found.activation is None
+
+
+def test_a_single_scalar():
+    opt = hig_optax.hig(1.0, lambda p, s: p * s - 2 * s, exponent=-1.0)
+    batch = jnp.array([1.0, 2.0])
+    for params in (jnp.float32(0.5), 0.5):
+        gradient = jnp.sum((params - 2) * batch**2)
+        updates, state = opt.update(gradient, opt.init(params), params, batch=batch)
+        np.testing.assert_allclose(updates, 1.5, rtol=1e-6)
+        assert jnp.shape(updates) == ()
+        assert optax.tree.get(state, "rank") == 1
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        *[(name,) * 3 for name in ("float64", "float32", "bfloat16", "float16")],
+        ("float64", "float32", "bfloat16"),
+        ("bfloat16", "float32", "float32"),
+    ],
+    ids=lambda d: "-".join(d),
+)
+def test_dtypes(dtypes):
+    """Each leaf gets its update in its own dtype; J is as precise as its least precise column."""
+
+    def residual(params, sample):
+        a, b, c = (x.astype(jnp.float64) for x in params)
+        y = rows(a, b, c, sample["x"].astype(jnp.float64))
+        return y - sample["y"].astype(jnp.float64)
+
+    def gradient(params):
+        return jax.grad(lambda p: jnp.sum(jax.vmap(residual, (None, 0))(p, BATCH) ** 2))(params)
+
+    with jax.enable_x64(True):
+        params = tuple(x.astype(d) for x, d in zip(values(), dtypes, strict=True))
+        exact = tuple(x.astype(jnp.float64) for x in params)
+        opt = hig_optax.scale_by_hig(residual, rtol=1e-3)
+        grads = gradient(exact)
+        expected, _ = opt.update(grads, opt.init(exact), exact, batch=BATCH)
+        low = tuple(g.astype(p.dtype) for g, p in zip(grads, params, strict=True))
+        state = opt.init(params)
+        found, after = jax.jit(opt.update)(low, state, params, batch=BATCH)
+        assert tuple(str(x.dtype) for x in found) == dtypes
+        for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+            assert x.dtype == y.dtype
+        eps = max(float(jnp.finfo(d).eps) for d in dtypes)
+        # The gradient came in with ε of its dtype in every direction, magnified by condition^(1-κ) ~ 30^1.5.
+        scale = max(float(jnp.abs(x).max()) for x in expected)
+        for x, y in zip(found, expected, strict=True):
+            np.testing.assert_allclose(x.astype(jnp.float64), y, rtol=0, atol=50 * eps * scale)
+
+
+def test_complex_and_real_leaves_together():
+    """Against the version with real parts and imaginary parts for parameters, written by hand."""
+    batch = {"x": jnp.linspace(-1.0, 1.0, 4), "y": jnp.linspace(0.5, 2.0, 4)}
+
+    def residual(params, sample):
+        z = params["z"] * jax.lax.complex(sample["x"], 0.5 * sample["x"]) + params["c"].astype(
+            jnp.complex64
+        )
+        return z - sample["y"].astype(jnp.complex64)
+
+    def real_residual(params, sample):
+        re, im, x = params["re"], params["im"], sample["x"]
+        y = re * x - im * 0.5 * x + params["c"] - sample["y"]
+        return jnp.stack([y, re * 0.5 * x + im * x])
+
+    params = {"z": jnp.array([0.3 - 0.7j, 1j], jnp.complex64), "c": jnp.float32(0.2)}
+    real = {"re": jnp.real(params["z"]), "im": jnp.imag(params["z"]), "c": params["c"]}
+
+    def total(residual):
+        return lambda p: jnp.sum(jnp.abs(jax.vmap(residual, (None, 0))(p, batch)) ** 2)
+
+    grads = jax.tree.map(jnp.conj, jax.grad(total(residual))(params))
+    opt, real_opt = hig_optax.scale_by_hig(residual), hig_optax.scale_by_hig(real_residual)
+    found, state = opt.update(grads, opt.init(params), params, batch=batch)
+    real_grads = jax.grad(total(real_residual))(real)
+    expected, real_state = real_opt.update(real_grads, real_opt.init(real), real, batch=batch)
+    np.testing.assert_allclose(
+        found["z"], jax.lax.complex(expected["re"], expected["im"]), rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(found["c"], expected["c"], rtol=1e-5, atol=1e-6)
+    assert state.spectrum.rank == real_state.spectrum.rank
+
+
+# Leaves that a wrapper hides
+
+PARAMS = {"a": jnp.array([0.3, -1.0]), "b": jnp.array([0.7, 0.2]), "c": jnp.float32(0.5)}
+
+
+def residual(params, sample):
+    return rows(params["a"], params["b"], params["c"], sample["x"]) - sample["y"]
+
+
+GRADS = jax.grad(lambda p: jnp.sum(jax.vmap(residual, (None, 0))(p, BATCH) ** 2))(PARAMS)
+
+
+def test_hidden_leaves_are_constants_of_the_residual():
+    expected, _ = (
+        opt := hig_optax.scale_by_hig(residual, mask={"a": True, "b": False, "c": True})
+    ).update(GRADS, opt.init(PARAMS), PARAMS, batch=BATCH)
+    labels = {"a": "hig", "b": "frozen", "c": "hig"}
+    opt = optax.partition(
+        {"hig": hig_optax.scale_by_hig(residual), "frozen": optax.set_to_zero()}, labels
+    )
+    state = opt.init(PARAMS)
+    found, after = jax.jit(opt.update)(GRADS, state, PARAMS, batch=BATCH, all_params=PARAMS)
+    np.testing.assert_allclose(found["a"], expected["a"], rtol=1e-6)
+    np.testing.assert_allclose(found["c"], expected["c"], rtol=1e-6)
+    np.testing.assert_array_equal(found["b"], 0)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_a_whole_subtree_may_be_hidden_and_of_low_precision():
+    params = {"net": PARAMS, "scale": jnp.float32(2.0), "frozen": [jnp.bfloat16(1.0)]}
+    seen = []
+
+    def scaled(p, s):
+        seen.append(p["frozen"][0].dtype)
+        return p["scale"] * p["frozen"][0] * residual(p["net"], s)
+
+    grads = jax.tree.map(jnp.ones_like, params)
+    opt = optax.masked(
+        hig_optax.scale_by_hig(scaled), {"net": True, "scale": False, "frozen": False}
+    )
+    found, _ = opt.update(grads, opt.init(params), params, batch=BATCH, all_params=params)
+    inner = hig_optax.scale_by_hig(lambda p, s: 2 * residual(p, s))
+    expected, _ = inner.update(grads["net"], inner.init(PARAMS), PARAMS, batch=BATCH)
+    np.testing.assert_allclose(found["net"]["b"], expected["b"], rtol=1e-5)
+    assert set(seen) == {jnp.dtype(jnp.float32)}
+
+
+def test_mask_within_masked():
+    opt = optax.masked(
+        hig_optax.hig(1.0, residual, mask={"a": True, "b": False, "c": True}),
+        {"a": True, "b": True, "c": False},
+    )
+    found, _ = opt.update(GRADS, opt.init(PARAMS), PARAMS, batch=BATCH, all_params=PARAMS)
+    alone = hig_optax.hig(1.0, residual, mask={"a": True, "b": False, "c": False})
+    expected, _ = alone.update(GRADS, alone.init(PARAMS), PARAMS, batch=BATCH)
+    np.testing.assert_allclose(found["a"], expected["a"], rtol=1e-6)
+    np.testing.assert_array_equal(found["b"], 0)
+    np.testing.assert_array_equal(found["c"], GRADS["c"])
+
+
+def test_all_params_of_another_structure():
+    opt = optax.masked(hig_optax.scale_by_hig(residual), {"a": True, "b": False, "c": True})
+    state = opt.init(PARAMS)
+    with pytest.raises(ValueError, match="all_params must have the structure of params"):
+        opt.update(GRADS, state, PARAMS, batch=BATCH, all_params={"a": PARAMS["a"]})
+    with pytest.raises(ValueError, match=r"MaskedNode(.|\n)*all_params=params"):
+        opt.update(GRADS, state, PARAMS, batch=BATCH, all_params=PARAMS | {"b": optax.MaskedNode()})
+
+
+def test_all_params_are_ignored_where_nothing_is_hidden():
+    opt = hig_optax.scale_by_hig(residual)
+    state = opt.init(PARAMS)
+    found, _ = opt.update(GRADS, state, PARAMS, batch=BATCH, all_params="ignored")
+    expected, _ = opt.update(GRADS, state, PARAMS, batch=BATCH)
+    np.testing.assert_array_equal(found["a"], expected["a"])
+
+
+def test_columns_see_only_what_is_not_hidden():
+    columns = Columns.of({"a": optax.MaskedNode(), "b": jnp.ones(3)}, None)
+    assert columns.view.size == 3

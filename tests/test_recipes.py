@@ -1,0 +1,86 @@
+"""Every recipe runs and learns, and from Adam to HIG at most three statements of a loop change."""
+
+import ast
+import difflib
+import importlib.util
+from pathlib import Path
+
+import jax
+import pytest
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SCRIPTS = sorted(path.stem for path in RECIPES.glob("*.py"))
+FRAMEWORKS = sorted(path.stem for path in (RECIPES / "adam").glob("*.py"))
+STEPS = 30
+
+
+def load(path):
+    if "equinox" in path.read_text():
+        pytest.importorskip("equinox")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(path, **settings):
+    with jax.numpy_dtype_promotion("standard"):  # as a reader's program has it
+        module = load(path)
+        return module, module.main(steps=STEPS, **settings)
+
+
+def lines(path):
+    """The statements of a script, one a line however they are laid out, without the docstring."""
+    return ast.unparse(ast.parse(path.read_text()).body[1:]).splitlines()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_recipes_learn(name):
+    module, losses = run(RECIPES / f"{name}.py")
+    assert losses[-1] < 0.1 * losses[0]
+    if name == "parameter_study":
+        assert len(module.TRACES) == 1
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_the_loops_with_adam_run(name):
+    _, losses = run(RECIPES / "adam" / f"{name}.py")
+    assert losses[-1] < losses[0]
+
+
+def changed(name):
+    diff = difflib.ndiff(lines(RECIPES / "adam" / f"{name}.py"), lines(RECIPES / f"{name}.py"))
+    return [line for line in diff if line[:2] in ("+ ", "- ")]
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_at_most_three_statements_change(name):
+    added = [line for line in changed(name) if line.startswith("+")]
+    removed = [line for line in changed(name) if line.startswith("-")]
+    assert 2 <= len(added) <= 3
+    assert len(removed) <= len(added)
+    assert sum("batch=batch" in line for line in added) == 1
+
+
+def test_there_are_four_frameworks():
+    assert FRAMEWORKS == ["equinox_loop", "flax_linen", "flax_nnx", "optax_loop"]
+
+
+def test_logging_and_stopping(capsys):
+    seen = []
+    _, losses = run(RECIPES / "log_and_stop.py", log=seen.append, every=5)
+    assert len(losses) < STEPS
+    assert [entry["step"] for entry in seen] == list(range(0, len(losses), 5))
+    assert all(entry["rank"] > 0 for entry in seen)
+
+
+def test_the_readme_names_every_recipe():
+    text = (RECIPES / "README.md").read_text()
+    assert {name for name in SCRIPTS if f"]({name}.py)" not in text} == set()
+    page = (RECIPES.parent / "docs" / "recipes.md").read_text()
+    assert {name for name in SCRIPTS if f'"recipes/{name}.py"' not in page} == set()
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda p: p.stem)
+def test_recipes_are_short(path):
+    assert len(path.read_text().splitlines()) <= 65
