@@ -1,36 +1,47 @@
 """One step of the method on one batch: rows, Jacobian, cotangent, direction."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from hig_optax._batch import Samples, take_apart
 from hig_optax._columns import Columns
-from hig_optax._direction import Direction, half_inverse_direction
-from hig_optax._jacobian import stacked_jacobian
+from hig_optax._direction import Direction, Scaling, half_inverse_direction
+from hig_optax._jacobian import stacked_jacobian, stacked_rows
 from hig_optax._plan import choose_jacobian, choose_solver
 from hig_optax._residual import Rows, trace_rows
 from hig_optax._settings import Settings
 from hig_optax._types import LossFn, Tree
 
 
-def find_direction(
-    settings: Settings, columns: Columns, updates: Tree, batch: Tree
-) -> tuple[Direction, Bool[Array, ""]]:
-    """The direction on one batch, and whether the rows, their Jacobian and the gradient are finite.
+class Linearised(NamedTuple):
+    """The rows of a batch as a function of the parameters, at the parameters and to first order."""
+
+    rows: Rows
+    samples: Samples
+    y: Float[Array, " m"]
+    J: Float[Array, "m n"]
+
+    def evaluate(self, parts: tuple[Array, ...], chunk_size: int | None) -> Float[Array, " m"]:
+        """The rows of the same batch at other values of the parameters."""
+        return stacked_rows(self.rows, parts, self.samples, chunk_size=chunk_size)
+
+
+def linearise(settings: Settings, columns: Columns, batch: Tree) -> Linearised:
+    """Rows and Jacobian of a batch.
 
     Raises:
         TypeError: Rows that are not floating-point numbers.
-        ValueError: `updates`, `batch` or the rows do not fit; a call within ``shard_map`` or ``pmap``.
+        ValueError: `batch` or the rows do not fit; a call within ``shard_map`` or ``pmap``.
     """
     _refuse_manual_axes()
     samples = take_apart(batch, settings.batch_axis)
     rows = _trace(settings, columns, samples)
     # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
     dtypes = (rows.view.lowest_dtype, columns.view.lowest_dtype)
-    dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
     y, J = stacked_jacobian(
         rows,
         columns.parts,
@@ -42,24 +53,48 @@ def find_direction(
             has_custom_vjp=rows.has_custom_vjp,
         ),
         chunk_size=settings.chunk_size,
-        dtype=dtype,
+        dtype=min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits),
     )
-    y, J = _gathered(y), _gathered(J)
+    return Linearised(rows, samples, _gathered(y), _gathered(J))
+
+
+def find_direction(
+    settings: Settings, columns: Columns, updates: Tree, batch: Tree
+) -> tuple[Direction, Bool[Array, ""]]:
+    """The direction on one batch, and whether the rows, their Jacobian and the gradient are finite.
+
+    Raises:
+        TypeError: Rows that are not floating-point numbers.
+        ValueError: `updates`, `batch` or the rows do not fit; a call within ``shard_map`` or ``pmap``.
+    """
+    at = linearise(settings, columns, batch)
     cotangent = None
     if settings.loss_fn is not None:
-        cotangent = _cotangent(settings.loss_fn, rows, y, samples.size, batch).astype(dtype)
-    found = half_inverse_direction(
-        J,
-        columns.gradient(updates, dtype),
+        cotangent = jax.grad(loss_of_rows(settings.loss_fn, at, batch))(at.y).astype(at.J.dtype)
+    found = direction_from(settings, at, columns.gradient(updates, at.J.dtype), cotangent)
+    return found, found.is_finite & jnp.all(jnp.isfinite(at.y))
+
+
+def direction_from(
+    settings: Settings,
+    at: Linearised,
+    gradient: Float[Array, " n"],
+    cotangent: Float[Array, " m"] | None,
+    scaling: Scaling | None = None,
+) -> Direction:
+    """The direction, by the solver that the settings and the dtype of J ask for."""
+    return half_inverse_direction(
+        at.J,
+        gradient,
         cotangent,
         exponent=settings.exponent,
         rtol=settings.rtol,
         atol=settings.atol,
         damping=settings.damping,
         max_rank=settings.max_rank,
-        solver=choose_solver(settings.solver, dtype=dtype, rtol=settings.rtol),
+        solver=choose_solver(settings.solver, dtype=at.J.dtype, rtol=settings.rtol),
+        scaling=scaling,
     )
-    return found, found.is_finite & jnp.all(jnp.isfinite(y))
 
 
 def _trace(settings: Settings, columns: Columns, samples: Samples) -> Rows:
@@ -84,13 +119,13 @@ def _gathered(x: jax.Array) -> jax.Array:
     return x
 
 
-def _cotangent(
-    loss_fn: LossFn, rows: Rows, y: jax.Array, size: int | None, batch: Tree
-) -> jax.Array:
-    """∂loss/∂rows as one real vector, (m,)."""
+def loss_of_rows(
+    loss_fn: LossFn, at: Linearised, batch: Tree
+) -> Callable[[Float[Array, " m"]], Float[Array, ""]]:
+    """The user's loss as a function of the rows as one real vector, (m,)."""
+    unravel, size = at.rows.view.unravel, at.samples.size
 
     def loss(y: jax.Array) -> jax.Array:
-        unravel = rows.view.unravel
         tree = unravel(y) if size is None else jax.vmap(unravel)(y.reshape(size, -1))
         value = loss_fn(tree, batch)
         is_array = isinstance(value, jax.Array)
@@ -102,7 +137,7 @@ def _cotangent(
             )
         return value
 
-    return jax.grad(loss)(y)
+    return loss
 
 
 def _refuse_manual_axes() -> None:

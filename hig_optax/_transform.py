@@ -8,11 +8,9 @@ import optax
 
 from hig_optax._columns import Columns
 from hig_optax._report import blank, report
-from hig_optax._settings import Settings
+from hig_optax._settings import NOT_PASSED, Settings, check_passed
 from hig_optax._step import find_direction
 from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Spectrum, Tree
-
-_NOT_PASSED: Any = object()
 
 
 class ScaleByHigState(NamedTuple):
@@ -164,20 +162,11 @@ def scale_by_hig(
         state: ScaleByHigState,
         params: Tree | None = None,
         *,
-        batch: Tree = _NOT_PASSED,
+        batch: Tree = NOT_PASSED,
         **extra_args: Any,
     ) -> tuple[Tree, ScaleByHigState]:
         del state, extra_args
-        if params is None:
-            raise ValueError(
-                "params must be passed, the Jacobian is taken there: "
-                "opt.update(grads, state, params, batch=batch)."
-            )
-        if batch is _NOT_PASSED:
-            raise ValueError(
-                "batch must be passed, the Jacobian is taken on it: opt.update(grads, state, params, "
-                "batch=batch). A residual that needs none takes batch=None with batch_axis=None."
-            )
+        check_passed(params, batch)
         columns = Columns.of(params, settings.mask)
         found, is_finite = find_direction(settings, columns, updates, batch)
         new, is_finite = columns.replace(updates, found.direction, is_finite)

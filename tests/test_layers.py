@@ -16,9 +16,9 @@ RANKS = [
     {"_columns", "_jacobian", "_plan", "_svd", "_gram"},
     {"_direction"},
     {"_report", "_step"},
-    {"_transform"},
+    {"_transform", "_adaptive"},
 ]
-OPTAX_MAY_BE_IMPORTED_BY = {"_transform", "_columns"}
+OPTAX_MAY_BE_IMPORTED_BY = {"_transform", "_adaptive", "_columns"}
 
 
 def imported(path: Path) -> set[str]:
@@ -89,4 +89,12 @@ def test_public_names():
     modules = {p.stem for p in PACKAGE.iterdir()} | {
         "jaxtyping"
     }  # checked annotations bring the latter
-    assert public - modules == {"STATIC_ARGS", "ScaleByHigState", "Spectrum", "hig", "scale_by_hig"}
+    assert public - modules == {
+        "STATIC_ARGS",
+        "AdaptiveHigState",
+        "ScaleByHigState",
+        "Spectrum",
+        "adaptive_hig",
+        "hig",
+        "scale_by_hig",
+    }
