@@ -140,6 +140,16 @@ class Columns:
 
         return jax.tree.map(zero_unless_finite, tree), is_finite
 
+    def moved(self, step: Float[Array, " n"]) -> tuple[Array, ...]:
+        """`parts` at params + step, rounded leaf by leaf as ``optax.apply_updates`` rounds them."""
+        updates = jax.tree.leaves(self.view.unravel(step))
+        leaves = self._marked(self.leaves)
+        return self.view.split([_stored(x + u) for x, u in zip(leaves, updates, strict=True)])
+
+    def zeros(self, updates: Tree) -> Tree:
+        """Zero updates in the tree and the dtypes of `updates`."""
+        return jax.tree.map(lambda x: jnp.zeros_like(x) if _is_inexact(x) else x, updates)
+
     def _marked(self, leaves: Sequence[Any]) -> list[Any]:
         return [x for x, marked in zip(leaves, self.is_optimized, strict=True) if marked]
 
@@ -168,6 +178,14 @@ def _raised(leaf: Any) -> Any:
     if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
         return leaf
     return leaf if jnp.finfo(leaf.dtype).bits >= 32 else leaf.astype(jnp.float32)
+
+
+def _stored(leaf: Array) -> Array:
+    """A leaf as memory would hold it: within a fused loop XLA keeps bfloat16 sums in float32."""
+    info = jnp.finfo(leaf.dtype)
+    if info.bits >= 32:
+        return leaf
+    return jax.lax.reduce_precision(leaf, exponent_bits=info.nexp, mantissa_bits=info.nmant)
 
 
 def _is_masked(node: Any) -> bool:

@@ -12,7 +12,7 @@ from hig_optax import _gram, _krylov, _svd
 from hig_optax._blocks import Blocks, Dense
 from hig_optax._filters import cut, gradient_weights
 from hig_optax._float64 import dot, float64_island
-from hig_optax._types import Scalar
+from hig_optax._types import Factors, Scalar
 
 
 class Direction(NamedTuple):
@@ -27,6 +27,25 @@ class Direction(NamedTuple):
     agreement: Float[Array, ""] | None
     unsettled: Float[Array, ""]
     is_finite: Bool[Array, ""]
+    slope: Float[Array, ""] | None = None
+    """Only of a scaled step: how fast the loss falls along it, gᵀJ·step. Unit: loss."""
+    curvature: Float[Array, ""] | None = None
+    """Only of a scaled step: second derivative of the model of the loss along it. Unit: loss."""
+
+
+class Scaling(NamedTuple):
+    """What scales a direction to a step: a quadratic model of the loss, h/2·‖ρ - J·step‖² with ρ = g/h."""
+
+    relative_damping: Float[Array, ""]
+    """λ over the mean of σ²; added to the absolute damping."""
+    curvature: Float[Array, ""]
+    """h, second derivative of the loss in the rows: 1 for ½‖rows‖². Not positive: there is no such model."""
+    loss: Float[Array, ""]
+    """Where there is no model, the step is as long as the tangent takes to fall by this much."""
+    previous: Float[Array, " n"] | None
+    """The last step, of which the rows' own part is replaced and `momentum` times the rest is kept."""
+    momentum: Float[Array, ""]
+    """Share in [0, 1) of it."""
 
 
 def half_inverse_direction(
@@ -40,6 +59,7 @@ def half_inverse_direction(
     damping: Scalar,
     max_rank: int | None,
     solver: Literal["svd", "gram"],
+    scaling: Scaling | None = None,
 ) -> Direction:
     """Direction V f(Σ) Uᵀ g for the Jacobian J = U Σ Vᵀ, f(σ) = σ(σ²+λ)^((κ-1)/2) on kept σ.
 
@@ -64,6 +84,9 @@ def half_inverse_direction(
         damping: λ, in the unit of J squared.
         max_rank: Largest number of kept singular values.
         solver: ``"svd"`` works in the dtype of J, ``"gram"`` in float64 wherever the backend has it.
+        scaling: If given, the result is a step of its own length, t·V f(Σ) Uᵀ g + p: t minimises the model of
+            the loss, and p is what is left of the previous step outside of the rows (see `_scaled`). Needs
+            `cotangent`.
 
     Returns:
         A `Direction`, real numbers in the dtype of J, `agreement` None without `cotangent`. If anything that
@@ -75,7 +98,7 @@ def half_inverse_direction(
         built from the half-inverse of the stacked Jacobian.
     """
     J = J if isinstance(J, Blocks) else Blocks((Dense(J),))
-    arrays = (J, gradient, cotangent)
+    arrays = (J, gradient, cotangent, scaling)
     settings = tuple(jnp.asarray(x, J.dtype) for x in (exponent, rtol, atol, damping))
     data_eps = float(jnp.finfo(J.dtype).eps)
 
@@ -188,6 +211,7 @@ def _compute(
     J: Blocks,
     gradient: Array,
     cotangent: Array | None,
+    scaling: Scaling | None,
     exponent: Array,
     rtol: Array,
     atol: Array,
@@ -215,6 +239,9 @@ def _compute(
     s = factors.s
     keep, cutoff = cut(s, rtol=rtol, atol=atol / J_unit, floor=factors.floor, max_rank=max_rank)
 
+    if scaling is not None:
+        damping += scaling.relative_damping * jnp.square(J_unit) * jnp.mean(jnp.square(s))
+
     # The weights (σ² + λ)^((κ-1)/2) in the larger of the units of σ and √λ, so that no square overflows.
     root_unit = _unit(jnp.sqrt(damping))[0]
     h_unit = jnp.where(damping > 0, jnp.maximum(J_unit, root_unit), J_unit)
@@ -240,8 +267,23 @@ def _compute(
 
     rank = jnp.sum(keep, dtype=jnp.int32)
     smallest = s[jnp.maximum(rank - 1, 0)]
+    slope = curvature = None
+    if scaling is None:
+        direction = factors.combine(weights * coefficients) * (h_unit**exponent * unit)
+    else:
+        assert cotangent is not None
+        direction, slope, curvature = _scaled(
+            factors,
+            keep,
+            weights,
+            factors.row_coefficients(cotangent),
+            scaling,
+            damping=damping / jnp.square(J_unit),
+            J_unit=J_unit,
+            g_unit=g_unit,
+        )
     return Direction(
-        direction=factors.combine(weights * coefficients) * (h_unit**exponent * unit),
+        direction=direction,
         singular_values=s * J_unit,
         rank=rank,
         cutoff=cutoff * J_unit,
@@ -251,7 +293,55 @@ def _compute(
         unsettled=jnp.zeros_like(cutoff),
         # A decomposition that fails on an accelerator returns NaN; so does a cut of NaN.
         is_finite=is_finite & jnp.all(jnp.isfinite(s)) & jnp.isfinite(cutoff),
+        slope=slope,
+        curvature=curvature,
     )
+
+
+def _scaled(
+    factors: Factors,
+    keep: Array,
+    weights: Array,
+    e: Array,
+    scaling: Scaling,
+    *,
+    damping: Array,
+    J_unit: Array,
+    g_unit: Array,
+) -> tuple[Array, Array, Array]:
+    """The step t·V q + p, and slope and curvature of the model of the loss along it.
+
+    In the coordinates of V, and in the units of J and g: q = f(σ) e with e = Uᵀg, its scale left to t, and
+    p = μ (1 - σ²/(σ²+λ)) Vᵀprevious, where the bracket takes out what the rows decide anew. For κ = -1 and
+    t = 1 this is the minimiser of ‖ρ - J·step‖² + λ‖step - μ·previous‖², the step of SPRING.
+    """
+    s, h = jnp.where(keep, factors.s, 0), scaling.curvature
+    q = weights * s * e
+    if scaling.previous is None:
+        p = replaced = jnp.zeros_like(q)
+    else:
+        coefficients = jnp.where(keep, factors.column_coefficients(scaling.previous), 0)
+        shrink = jnp.square(s) / jnp.where(keep, jnp.square(s) + damping, 1)
+        replaced = scaling.momentum * shrink * coefficients
+        p = scaling.momentum * coefficients - replaced
+    has_model = h > 0
+    length = jnp.sum(jnp.square(s * q))
+    against = jnp.sum(s * e * q)
+    to_rows = g_unit / (J_unit * jnp.where(has_model, h, 1))
+    t_model = _ratio(to_rows * against - jnp.sum(jnp.square(s) * p * q), length)
+    t_tangent = _ratio(jnp.maximum(scaling.loss, 0) / (J_unit * g_unit), against)
+    t = jnp.where(has_model, t_model, t_tangent)
+    step = factors.combine(t * q - replaced)
+    if scaling.previous is not None:
+        step += scaling.momentum * scaling.previous
+    change = s * (t * q + p)
+    slope = J_unit * g_unit * jnp.sum(e * change)
+    curvature = jnp.where(has_model, h, 0) * jnp.sum(jnp.square(J_unit * change))
+    return step, slope, curvature
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
 def _unit(x: Array) -> tuple[Float[Array, ""], Bool[Array, ""]]:

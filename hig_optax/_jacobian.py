@@ -53,6 +53,18 @@ def stacked_jacobian(
     return y.reshape(-1), J.reshape(-1, J.shape[-1])
 
 
+def stacked_rows(
+    rows: Rows, columns: tuple[Array, ...], samples: Samples, *, chunk_size: int | None
+) -> Float[Array, " m"]:
+    """The rows alone, (m,), in the order of `stacked_jacobian`: one forward pass."""
+    if samples.size is None:
+        return rows.evaluate(columns, ())
+    y = _map(
+        lambda entries: rows.evaluate(columns, entries), samples.mapped, samples.size, chunk_size
+    )
+    return y.reshape(-1)
+
+
 def factored_jacobian(
     tapped: Tapped,
     columns: tuple[Array, ...],

@@ -75,11 +75,35 @@ class Settings:
                 f'num_matvecs is the number of products that solver="krylov" takes, got {self.num_matvecs} '
                 f'with solver="{self.solver}". Leave it out, or use solver="krylov".'
             )
-        _check_number("exponent", self.exponent, "a finite number", math.isfinite)
-        _check_number("rtol", self.rtol, "in [0, 1)", lambda x: 0 <= x < 1)
-        _check_number("atol", self.atol, "finite and not negative", lambda x: 0 <= x < math.inf)
-        _check_number(
+        check_number("exponent", self.exponent, "a finite number", math.isfinite)
+        check_number("rtol", self.rtol, "in [0, 1)", lambda x: 0 <= x < 1)
+        check_number("atol", self.atol, "finite and not negative", lambda x: 0 <= x < math.inf)
+        check_number(
             "damping", self.damping, "finite and not negative", lambda x: 0 <= x < math.inf
+        )
+
+
+NOT_PASSED: Any = object()
+"""Stands for a batch that ``update`` was not given; None is one that a residual may need."""
+
+
+def check_passed(params: Tree, batch: Tree) -> None:
+    """Refuse a call of ``update`` without what the Jacobian is taken of.
+
+    Raises:
+        ValueError: `params` or `batch` was not passed.
+    """
+    if params is None:
+        raise ValueError(
+            "params must be passed, the Jacobian is taken there: "
+            "opt.update(grads, state, params, batch=batch)."
+        )
+    if batch is NOT_PASSED:
+        raise ValueError(
+            "batch must be passed, the Jacobian is taken on it: opt.update(grads, state, params, "
+            "batch=batch). If a wrapper around opt passes no extra arguments on (optax.lookahead, say), hand "
+            "it optax.GradientTransformation(opt.init, functools.partial(opt.update, batch=batch)), built "
+            "inside the step. A residual that needs no batch takes batch=None with batch_axis=None."
         )
 
 
@@ -129,8 +153,13 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def _check_number(name: str, value: Any, wanted: str, is_valid: Any) -> None:
-    """Range-check plain numbers; of an array, traced or not, check that it is one real number."""
+def check_number(name: str, value: Any, wanted: str, is_valid: Any) -> None:
+    """Range-check plain numbers; of an array, traced or not, check that it is one real number.
+
+    Raises:
+        TypeError: `value` is not one real number.
+        ValueError: It is a plain number out of range.
+    """
     if isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool):
         if not is_valid(value):
             raise ValueError(f"{name} must be {wanted}, got {value}.")

@@ -1,16 +1,28 @@
 """One step of the method on one batch: rows, Jacobian, cotangent, direction."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from hig_optax._batch import Samples, take_apart
 from hig_optax._blocks import Blocks, Dense
 from hig_optax._columns import Columns
-from hig_optax._direction import Direction, half_inverse_direction, krylov_direction
-from hig_optax._jacobian import factored_jacobian, linear_maps, stacked_jacobian
+from hig_optax._direction import (
+    Direction,
+    Scaling,
+    half_inverse_direction,
+    krylov_direction,
+)
+from hig_optax._jacobian import (
+    LinearMaps,
+    factored_jacobian,
+    linear_maps,
+    stacked_jacobian,
+    stacked_rows,
+)
 from hig_optax._plan import (
     DEFAULT_MATVECS,
     choose_jacobian,
@@ -24,6 +36,52 @@ from hig_optax._taps import Tapped, find_taps
 from hig_optax._types import LossFn, Tree
 
 
+class Linearised(NamedTuple):
+    """The rows of a batch as a function of the parameters, at the parameters and to first order."""
+
+    rows: Rows
+    samples: Samples
+    y: Float[Array, " m"]
+    J: Blocks | LinearMaps
+    dtype: Any
+    solver: Any
+
+    def evaluate(self, parts: tuple[Array, ...], chunk_size: int | None) -> Float[Array, " m"]:
+        """The rows of the same batch at other values of the parameters."""
+        return stacked_rows(self.rows, parts, self.samples, chunk_size=chunk_size)
+
+
+def linearise(settings: Settings, columns: Columns, batch: Tree) -> Linearised:
+    """Rows and Jacobian of a batch.
+
+    Raises:
+        TypeError: Rows that are not floating-point numbers.
+        ValueError: `batch` or the rows do not fit; a call within ``shard_map`` or ``pmap``.
+    """
+    _refuse_manual_axes()
+    samples = take_apart(batch, settings.batch_axis)
+    rows = _trace(settings, columns, samples)
+    # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
+    dtypes = (rows.view.lowest_dtype, columns.view.lowest_dtype)
+    dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
+    solver = choose_solver(settings.solver, dtype=dtype, rtol=settings.rtol)
+    if solver == "krylov":
+        if rows.has_custom_vjp:
+            refuse_custom_vjp()
+        y, maps = linear_maps(
+            rows, columns.parts, samples, chunk_size=settings.chunk_size, dtype=dtype
+        )
+        return Linearised(rows, samples, y, maps, dtype, solver)
+    mode = choose_jacobian(
+        settings.jacobian,
+        rows=rows.view.size,
+        columns=columns.view.size,
+        has_custom_vjp=rows.has_custom_vjp,
+    )
+    y, J = _jacobian(settings, rows, columns, samples, mode=mode, solver=solver, dtype=dtype)
+    return Linearised(rows, samples, y, J, dtype, solver)
+
+
 def find_direction(
     settings: Settings, columns: Columns, updates: Tree, batch: Tree
 ) -> tuple[Direction, Bool[Array, ""]]:
@@ -33,12 +91,22 @@ def find_direction(
         TypeError: Rows that are not floating-point numbers.
         ValueError: `updates`, `batch` or the rows do not fit; a call within ``shard_map`` or ``pmap``.
     """
-    _refuse_manual_axes()
-    samples = take_apart(batch, settings.batch_axis)
-    rows = _trace(settings, columns, samples)
-    # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
-    dtypes = (rows.view.lowest_dtype, columns.view.lowest_dtype)
-    dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
+    at = linearise(settings, columns, batch)
+    cotangent = None
+    if settings.loss_fn is not None:
+        cotangent = jax.grad(loss_of_rows(settings.loss_fn, at, batch))(at.y).astype(at.dtype)
+    found = direction_from(settings, at, columns.gradient(updates, at.dtype), cotangent)
+    return found, found.is_finite & jnp.all(jnp.isfinite(at.y))
+
+
+def direction_from(
+    settings: Settings,
+    at: Linearised,
+    gradient: Float[Array, " n"],
+    cotangent: Float[Array, " m"] | None,
+    scaling: Scaling | None = None,
+) -> Direction:
+    """The direction, by the solver for which the rows were linearised; a scaled one by a direct solver."""
     numbers: dict[str, Any] = {
         "exponent": settings.exponent,
         "rtol": settings.rtol,
@@ -46,39 +114,20 @@ def find_direction(
         "damping": settings.damping,
         "max_rank": settings.max_rank,
     }
-    solver = choose_solver(settings.solver, dtype=dtype, rtol=settings.rtol)
-    gradient = columns.gradient(updates, dtype)
-
-    def cotangent_of(y: Array) -> Array | None:
-        if settings.loss_fn is None:
-            return None
-        return _cotangent(settings.loss_fn, rows, y, samples.size, batch).astype(dtype)
-
-    if solver == "krylov":
-        if rows.has_custom_vjp:
-            refuse_custom_vjp()
-        y, maps = linear_maps(
-            rows, columns.parts, samples, chunk_size=settings.chunk_size, dtype=dtype
-        )
-        found = krylov_direction(
-            maps.matvec,
-            maps.rmatvec,
+    if isinstance(at.J, LinearMaps):
+        assert scaling is None, "the steps of adaptive_hig take a direct solver"
+        return krylov_direction(
+            at.J.matvec,
+            at.J.rmatvec,
             gradient,
-            cotangent_of(y),
+            cotangent,
             num_matvecs=settings.num_matvecs or DEFAULT_MATVECS,
-            solver=exact_solver(dtype=dtype, rtol=settings.rtol),
+            solver=exact_solver(dtype=at.dtype, rtol=settings.rtol),
             **numbers,
         )
-        return found, found.is_finite & jnp.all(jnp.isfinite(y))
-    mode = choose_jacobian(
-        settings.jacobian,
-        rows=rows.view.size,
-        columns=columns.view.size,
-        has_custom_vjp=rows.has_custom_vjp,
+    return half_inverse_direction(
+        at.J, gradient, cotangent, solver=at.solver, scaling=scaling, **numbers
     )
-    y, J = _jacobian(settings, rows, columns, samples, mode=mode, solver=solver, dtype=dtype)
-    found = half_inverse_direction(J, gradient, cotangent_of(y), solver=solver, **numbers)
-    return found, found.is_finite & jnp.all(jnp.isfinite(y))
 
 
 def _trace(settings: Settings, columns: Columns, samples: Samples) -> Rows:
@@ -134,13 +183,13 @@ def _gathered(x: jax.Array) -> jax.Array:
     return x
 
 
-def _cotangent(
-    loss_fn: LossFn, rows: Rows, y: jax.Array, size: int | None, batch: Tree
-) -> jax.Array:
-    """∂loss/∂rows as one real vector, (m,)."""
+def loss_of_rows(
+    loss_fn: LossFn, at: Linearised, batch: Tree
+) -> Callable[[Float[Array, " m"]], Float[Array, ""]]:
+    """The user's loss as a function of the rows as one real vector, (m,)."""
+    unravel, size = at.rows.view.unravel, at.samples.size
 
     def loss(y: jax.Array) -> jax.Array:
-        unravel = rows.view.unravel
         tree = unravel(y) if size is None else jax.vmap(unravel)(y.reshape(size, -1))
         value = loss_fn(tree, batch)
         is_array = isinstance(value, jax.Array)
@@ -152,7 +201,7 @@ def _cotangent(
             )
         return value
 
-    return jax.grad(loss)(y)
+    return loss
 
 
 def _refuse_manual_axes() -> None:

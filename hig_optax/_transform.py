@@ -1,7 +1,5 @@
 """Half-inverse gradients as Optax transformations."""
 
-import functools
-import inspect
 import operator
 from typing import Any, NamedTuple
 
@@ -11,11 +9,10 @@ import optax
 
 from hig_optax._columns import Columns
 from hig_optax._report import blank, report
-from hig_optax._settings import Settings
+from hig_optax._settings import NOT_PASSED, Settings, check_passed
 from hig_optax._step import find_direction
 from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Spectrum, Tree
-
-_NOT_PASSED: Any = object()
+from hig_optax._wrappers import placeholder_type, refuse_multi_steps
 
 
 class ScaleByHigState(NamedTuple):
@@ -170,7 +167,7 @@ def scale_by_hig(
     )
 
     def init_fn(params: Tree) -> ScaleByHigState:
-        if isinstance(params, _placeholder_type()):
+        if isinstance(params, placeholder_type()):
             return ScaleByHigState(blank(settings.spectrum_size, jnp.float32))
         dtype = Columns.of(params, settings.mask).view.highest_dtype
         return ScaleByHigState(blank(settings.spectrum_size, dtype))
@@ -180,24 +177,13 @@ def scale_by_hig(
         state: ScaleByHigState,
         params: Tree | None = None,
         *,
-        batch: Tree = _NOT_PASSED,
+        batch: Tree = NOT_PASSED,
         all_params: Tree | None = None,
         **extra_args: Any,
     ) -> tuple[Tree, ScaleByHigState]:
         del state, extra_args
-        _refuse_multi_steps()
-        if params is None:
-            raise ValueError(
-                "params must be passed, the Jacobian is taken there: "
-                "opt.update(grads, state, params, batch=batch)."
-            )
-        if batch is _NOT_PASSED:
-            raise ValueError(
-                "batch must be passed, the Jacobian is taken on it: opt.update(grads, state, params, "
-                "batch=batch). If a wrapper around opt passes no extra arguments on (optax.lookahead, say), "
-                "hand it optax.GradientTransformation(opt.init, functools.partial(opt.update, batch=batch)), "
-                "built inside the step. A residual that needs no batch takes batch=None with batch_axis=None."
-            )
+        refuse_multi_steps()
+        check_passed(params, batch)
         columns = Columns.of(params, settings.mask, all_params)
         found, is_finite = find_direction(settings, columns, updates, batch)
         new, is_finite = columns.replace(updates, found.direction, is_finite)
@@ -296,36 +282,6 @@ def hig(
     )
     frozen = [] if mask is None else [optax.masked(optax.set_to_zero(), _inverted(mask))]
     return optax.chain(direction, *frozen, optax.scale_by_learning_rate(learning_rate))
-
-
-def _refuse_multi_steps() -> None:
-    """An update within ``optax.MultiSteps`` would be wrong, and nothing that it is handed says so.
-
-    MultiSteps passes on an averaged gradient and the last micro-batch, as if they were those of one step. Its
-    call is on the stack, though, while the step is traced, under ``jit`` and ``lax.cond`` as well.
-    """
-    frame = inspect.currentframe()
-    while frame is not None and not isinstance(frame.f_locals.get("self"), optax.MultiSteps):
-        frame = frame.f_back
-    if frame is not None:
-        raise ValueError(
-            "scale_by_hig cannot work inside optax.MultiSteps, which averages the gradients of several "
-            "micro-batches but passes on the last one alone, on which the Jacobian would be taken. Pass one "
-            "large batch instead, with chunk_size= to bound the memory of its differentiation."
-        )
-
-
-@functools.cache
-def _placeholder_type() -> type:
-    """What ``optax.tree.map_params`` hands to `init` in place of parameters, to see where they go."""
-    seen: list[type] = []
-
-    def init(params: Tree) -> tuple:
-        seen.append(type(params))
-        return ()
-
-    optax.tree.map_params(init, lambda x: x, ())
-    return seen[0]
 
 
 def _inverted(mask: Any) -> Any:

@@ -1,6 +1,7 @@
 """What half-inverse gradients are compared with, where Optax has no such thing.
 
-`gauss_newton` and `levenberg_marquardt` are `hig_optax.hig` at κ = -1. `sip_value_and_grad` is no optimizer
+`gauss_newton` and `levenberg_marquardt` are `hig_optax.hig` at κ = -1, and `adaptive_levenberg_marquardt` is
+`hig_optax.adaptive_hig` there. `sip_value_and_grad` is no optimizer
 but takes the place of ``jax.value_and_grad`` before one: scale-invariant physics, which inverts the physics
 alone and leaves the network to a first-order method.
 """
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from hig_optax._adaptive import adaptive_hig
 from hig_optax._batch import Samples, take_apart
 from hig_optax._direction import half_inverse_direction
 from hig_optax._plan import choose_jacobian, exact_solver
@@ -195,6 +197,94 @@ def levenberg_marquardt(
         atol=atol,
         max_rank=max_rank,
         damping=damping,
+        batch_axis=batch_axis,
+        mask=mask,
+        jacobian=jacobian,
+        solver=solver,
+        num_matvecs=num_matvecs,
+        chunk_size=chunk_size,
+        spectrum_size=spectrum_size,
+    )
+
+
+def adaptive_levenberg_marquardt(
+    residual_fn: ResidualFn,
+    *,
+    loss_fn: LossFn | None = None,
+    learning_rate: optax.ScalarOrSchedule = 1.0,
+    init_relative_damping: Scalar = 1e-2,
+    momentum: Scalar = 0.0,
+    max_step_norm: Scalar | None = None,
+    rtol: Scalar = 0.0,
+    atol: Scalar = 0.0,
+    max_rank: int | None = None,
+    batch_axis: Tree = 0,
+    mask: Any = None,
+    jacobian: JacobianMode = "auto",
+    solver: Solver = "auto",
+    num_matvecs: int | None = None,
+    chunk_size: int | None = None,
+    spectrum_size: int = 64,
+) -> optax.GradientTransformationExtraArgs:
+    """Levenberg-Marquardt with damping by success: `hig_optax.adaptive_hig` with exponent κ = -1.
+
+    Without momentum and without a bound on the step, it is the method of full batches. On mini-batches it
+    can drift away though every step lowers the loss of its batch: there use `hig_optax.adaptive_hig`.
+
+    Args:
+        residual_fn: As in `hig_optax.adaptive_hig`.
+        loss_fn: As in `hig_optax.adaptive_hig`.
+        learning_rate: As in `hig_optax.adaptive_hig`.
+        init_relative_damping: As in `hig_optax.adaptive_hig`.
+        momentum: As in `hig_optax.adaptive_hig`. With a `max_step_norm` of 0.1 or so that is SPRING.
+        max_step_norm: As in `hig_optax.adaptive_hig`.
+        rtol: As in `hig_optax.scale_by_hig`.
+        atol: As in `hig_optax.scale_by_hig`.
+        max_rank: As in `hig_optax.scale_by_hig`.
+        batch_axis: As in `hig_optax.scale_by_hig`.
+        mask: As in `hig_optax.hig`: the False leaves are frozen.
+        jacobian: As in `hig_optax.scale_by_hig`.
+        solver: As in `hig_optax.scale_by_hig`.
+        num_matvecs: As in `hig_optax.scale_by_hig`.
+        chunk_size: As in `hig_optax.scale_by_hig`.
+        spectrum_size: As in `hig_optax.scale_by_hig`.
+
+    Returns:
+        An ``optax.GradientTransformationExtraArgs``, as from `hig_optax.adaptive_hig`.
+
+    Raises:
+        TypeError: As `hig_optax.adaptive_hig`.
+        ValueError: As `hig_optax.adaptive_hig`.
+
+    Example:
+        >>> from hig_optax import baselines
+        >>> def residual_fn(w, t):  # a decay, measured at times t
+        ...     return w[0] * jnp.exp(-w[1] * t) - 2 * jnp.exp(-0.5 * t)
+        >>> def loss_fn(w, t):
+        ...     return jnp.sum(jax.vmap(residual_fn, (None, 0))(w, t) ** 2)
+        >>> opt = baselines.adaptive_levenberg_marquardt(residual_fn)
+        >>> w, t = jnp.array([1.0, 1.0]), jnp.linspace(0.0, 4.0, 9)
+        >>> state = opt.init(w)
+        >>> for _ in range(8):
+        ...     updates, state = opt.update(jax.grad(loss_fn)(w, t), state, w, batch=t)
+        ...     w = optax.apply_updates(w, updates)
+        >>> [round(float(x), 4) for x in w]
+        [2.0, 0.5]
+
+    References:
+        Levenberg, Quart. Appl. Math. 2 (1944) 164; Marquardt, SIAM J. Appl. Math. 11 (1963) 431.
+    """
+    return adaptive_hig(
+        residual_fn,
+        loss_fn=loss_fn,
+        learning_rate=learning_rate,
+        exponent=-1.0,
+        init_relative_damping=init_relative_damping,
+        momentum=momentum,
+        max_step_norm=max_step_norm,
+        rtol=rtol,
+        atol=atol,
+        max_rank=max_rank,
         batch_axis=batch_axis,
         mask=mask,
         jacobian=jacobian,

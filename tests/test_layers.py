@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parents[1] / "hig_optax"
 # Each module may import those of lower rank. Modules of one rank do not know each other.
 RANKS = [
     {"_types"},
-    {"_filters", "_float64", "_residual", "_batch", "_settings", "_taps", "_weights"},
+    {"_filters", "_float64", "_residual", "_batch", "_settings", "_taps", "_weights", "_wrappers"},
     {"_columns", "_plan", "_svd", "_krylov", "_blocks"},
     {"_jacobian", "_gram"},
     {"_direction"},
     {"_report", "_step"},
-    {"_transform"},
+    {"_transform", "_adaptive"},
 ]
-OPTAX_MAY_BE_IMPORTED_BY = {"_transform", "_columns"}
+OPTAX_MAY_BE_IMPORTED_BY = {"_transform", "_adaptive", "_columns", "_wrappers"}
 
 
 def imported(path: Path) -> set[str]:
@@ -92,8 +92,10 @@ def test_public_names():
     }  # checked annotations bring the latter
     assert public - modules == {
         "STATIC_ARGS",
+        "AdaptiveHigState",
         "ScaleByHigState",
         "Spectrum",
+        "adaptive_hig",
         "hig",
         "scale_by_hig",
         "weighted_residual",

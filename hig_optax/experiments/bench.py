@@ -34,6 +34,7 @@ COLUMNS = (
     "transcription",
     "ratio",
     "Adam",
+    "adaptive",
     "first call, s",
 )
 NOTE = (
@@ -41,7 +42,7 @@ NOTE = (
     "gradient, HIG, update, jitted whole. Jacobian, product (float64 Gram matrix) and factors (float64 "
     "eigh, or SVD in the program's precision) alone; step / parts compares the step with their sum. "
     "Transcription: reverse mode over all rows at once, SVD, the half-inverse formed and multiplied; "
-    "ratio is its time over the step's (*: of one call). "
+    "ratio is its time over the step's (*: of one call). Adaptive: a step of adaptive_hig, trial included. "
 )
 
 
@@ -102,6 +103,9 @@ def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]
     for solver in SOLVERS:
         chosen = {"batch_size": batch_size, "solver": solver}
         rivals[f"step-{solver}"] = _Step(problem, "hig", chosen, params, batch)
+    rivals["step-adaptive"] = _Step(
+        problem, "adaptive-hig", {"batch_size": batch_size}, params, batch
+    )
     timings = race(rivals, seconds=seconds)
     return {
         "problem": problem.name,
@@ -158,6 +162,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
             _ms(ms["transcription"]) + ("*" if timings["transcription"].repeats == 1 else ""),
             f"{ms['transcription'] / ms[f'step-{solver}']:.1f}",
             _ms(ms["adam"]),
+            _ms(ms["step-adaptive"]) if solver == SOLVERS[0] else "",
             f"{timings[f'step-{solver}'].first:.1f}",
         )
         for solver in SOLVERS

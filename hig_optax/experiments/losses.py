@@ -13,6 +13,7 @@ from hig_optax.problems import (
     Params,
     Poisson,
     Problem,
+    QuantumDipole,
     Toy,
 )
 
@@ -38,3 +39,24 @@ def batch_loss(problem: Problem) -> Callable[[Params, Batch], jax.Array]:
 def rows_of_answer(problem: Problem, y: jax.Array, sample: Batch) -> jax.Array:
     """The rows of one sample from the physics' answer: its error, or else the answer itself."""
     return y - sample.target if isinstance(problem, _ROWS_ARE_ERRORS) else y
+
+
+def error_rows(problem: Problem) -> Callable[[Params, Batch], jax.Array]:
+    """Rows of one sample whose sum of squares is the loss, up to a factor: ``(params, sample) -> rows``.
+
+    The quantum dipole's rows are states y of norm 1. What is left of one outside its target t,
+    e = y - ⟨t, y⟩ t, has ‖e‖² = 1 - |⟨t, y⟩|², which is the loss.
+
+    Raises:
+        ValueError: Neither the problem's rows nor anything known here is an error.
+    """
+    if isinstance(problem, _ROWS_ARE_ERRORS):
+        return problem.residual
+    if isinstance(problem, QuantumDipole):
+
+        def residual(params: Params, sample: Batch) -> jax.Array:
+            y = problem.residual(params, sample)
+            return y - jnp.vdot(sample.target, y, precision="highest") * sample.target
+
+        return residual
+    raise ValueError(f"{problem.name} has no rows that are errors; adaptive methods need them.")

@@ -119,6 +119,23 @@ _PSEUDO_INVERSE = {
     "exact_cotangent": False,  # True: hand over the loss of the rows; the gradient only reports
 }
 _HIG = {**_PSEUDO_INVERSE, "exponent": -0.5, "damping": 0.0}
+_ADAPTIVE = {
+    "batch_size": 32,
+    "learning_rate": 1.0,
+    "schedule": "constant",
+    "exponent": -0.75,
+    "init_relative_damping": 1e-2,
+    "momentum": 0.95,
+    "max_step_norm": 0.1,
+    "rtol": 0.0,
+    "atol": 0.0,
+    "max_rank": None,
+    "jacobian": "auto",
+    "solver": "auto",
+    "num_matvecs": None,
+    "chunk_size": None,
+    "spectrum_size": 512,
+}
 _FIRST_ORDER = {"batch_size": 256, "learning_rate": 1e-3, "schedule": "constant"}
 _DECAYING = {"batch_size": 64, "learning_rate": 3e-3, "schedule": "cosine"}
 
@@ -139,6 +156,18 @@ METHODS: Mapping[str, Method] = {
             optimizers.spectral(baselines.levenberg_marquardt),
             {**_PSEUDO_INVERSE, "damping": 1e-3},
             like="gauss-newton",
+        ),
+        Method(
+            "adaptive-hig",
+            "half-inverse gradients that choose their own step",
+            optimizers.adaptive(hig_optax.adaptive_hig),
+            _ADAPTIVE,
+        ),
+        Method(
+            "adaptive-lm",
+            "Levenberg-Marquardt, damped by success",
+            optimizers.adaptive(hig_optax.adaptive_hig),
+            {**_ADAPTIVE, "exponent": -1.0, "momentum": 0.0, "max_step_norm": None},
         ),
         Method("adam", "Adam", optimizers.from_optax(optax.adam), _FIRST_ORDER),
         Method(

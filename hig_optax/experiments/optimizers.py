@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from optax import GradientTransformationExtraArgs as Optimizer
 
-from hig_optax.experiments.losses import batch_loss, loss_of_rows
+from hig_optax.experiments.losses import batch_loss, error_rows, loss_of_rows
 from hig_optax.problems import Problem
 
 Settings = dict[str, Any]
@@ -24,6 +24,18 @@ def spectral(make: Callable[..., Optimizer]) -> Build:
         own = _without(settings, *_OF_THE_LOOP, "learning_rate", "exact_cotangent")
         loss_fn = loss_of_rows(problem) if settings["exact_cotangent"] else None
         return make(settings["learning_rate"], problem.residual, loss_fn=loss_fn, **own)
+
+    return build
+
+
+def adaptive(make: Callable[..., Optimizer]) -> Build:
+    """Half-inverse gradients that scale their own steps, or a relative, by its factory.
+
+    Such a method minimises the sum of squares of the rows, whatever the factor before it.
+    """
+
+    def build(problem: Problem, settings: Settings) -> Optimizer:
+        return make(error_rows(problem), **_without(settings, *_OF_THE_LOOP))
 
     return build
 

@@ -95,6 +95,14 @@ class Toy:
         """Settings per method."""
         return {
             "hig": {"batch_size": 128, "learning_rate": 1.0, "rtol": 1e-6},
+            # A batch has more rows than the net has parameters, so that its loss can be trusted.
+            "adaptive-hig": {
+                "batch_size": 128,
+                "exponent": -0.5,
+                "momentum": 0.0,
+                "max_step_norm": None,
+            },
+            "adaptive-lm": {"batch_size": 128},
             "gauss-newton": {"batch_size": 128, "learning_rate": 128.0, "rtol": 1e-6},
             "adam": {"batch_size": 128, "learning_rate": 3e-3},
             "muon": {"batch_size": 128, "learning_rate": 3e-3, "schedule": "cosine"},

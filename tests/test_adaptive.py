@@ -1,0 +1,425 @@
+"""`adaptive_hig`: the step it proposes, when it takes it, and how the damping moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hig_optax
+from hig_optax import baselines
+
+# What a full batch wants: neither momentum nor a bound on the step.
+FULL_BATCH = {"momentum": 0.0, "max_step_norm": None}
+
+
+def residual(w, sample):
+    """Three rows of different scales, nonlinear in five parameters."""
+    x, y = sample
+    hidden = jnp.tanh(w["a"] * x + w["b"])
+    return jnp.array([1.0, 1e-1, 1e-2], x.dtype) * (hidden + w["c"] * x - y)
+
+
+PARAMS = {"a": jnp.array([0.5, 1.0, -1.0]), "b": jnp.zeros(3), "c": jnp.zeros(())}
+X = jax.random.normal(jax.random.key(0), (6,))
+BATCH = (X, jnp.stack([jnp.sin(X), X**2, jnp.cos(X)], axis=1))
+
+
+def half_squares(w, batch, residual=residual):
+    rows = jax.vmap(residual, (None, 0))(w, batch)
+    return jnp.sum(rows**2) / (2 * rows.shape[0])
+
+
+def step(opt, w, state, batch=BATCH, loss=half_squares):
+    updates, state = opt.update(jax.grad(loss)(w, batch), state, w, batch=batch)
+    return optax.apply_updates(w, updates), state
+
+
+def train(opt, w, steps, batch=BATCH, loss=half_squares):
+    """The losses before each step and after the last, and where it ended."""
+
+    def body(carry, _):
+        w, state = carry
+        return step(opt, w, state, batch, loss), loss(w, batch)
+
+    (w, state), losses = jax.jit(lambda w: jax.lax.scan(body, (w, opt.init(w)), length=steps))(w)
+    return np.append(losses, loss(w, batch)), w, state
+
+
+def dense(w, batch=BATCH):
+    """Rows and Jacobian in float64, for oracles."""
+    flat, unravel = jax.flatten_util.ravel_pytree(w)
+
+    def rows(flat):
+        return jax.vmap(residual, (None, 0))(unravel(flat), batch).reshape(-1)
+
+    return np.asarray(rows(flat)), np.asarray(jax.jacrev(rows)(flat))
+
+
+@pytest.mark.parametrize("exponent", [-0.5, -0.75, -1.0])
+@pytest.mark.parametrize("solver", ["gram", "svd"])
+def test_two_steps_are_the_formula(exponent, solver):
+    """The second one with momentum; against NumPy in float64."""
+    with jax.enable_x64(True):
+        w, batch = jax.tree.map(lambda x: x.astype(jnp.float64), (PARAMS, BATCH))
+        opt = hig_optax.adaptive_hig(
+            residual, exponent=exponent, solver=solver, momentum=0.8, max_step_norm=None
+        )
+        state, previous = opt.init(w), 0.0
+        for _ in range(2):
+            y, J = dense(w, batch)
+            U, s, Vt = np.linalg.svd(J, full_matrices=False)
+            lam = float(state.damping) * np.mean(s**2)
+            direction = Vt.T @ (s * (s**2 + lam) ** ((exponent - 1) / 2) * (U.T @ y))
+            carried = 0.8 * previous - Vt.T @ (
+                s**2 / (s**2 + lam) * (Vt @ (0.8 * previous * np.ones(7)))
+            )
+            t = (y - J @ carried) @ (J @ direction) / np.sum((J @ direction) ** 2)
+            expected = t * direction + carried
+            before = jax.flatten_util.ravel_pytree(w)[0]
+            w, state = step(opt, w, state, batch)
+            assert state.accepted
+            moved = np.asarray(before - jax.flatten_util.ravel_pytree(w)[0])
+            # A Gram matrix leaves ε·(σ₁/σ_r)², with σ₁/σ_r = 1e3 or so that is 1e-9 at most.
+            np.testing.assert_allclose(
+                moved, expected, rtol=0, atol=1e-8 * np.linalg.norm(expected)
+            )
+            np.testing.assert_allclose(state.step_norm, np.linalg.norm(expected), rtol=1e-7)
+            model = np.sum(y**2) - np.sum((y - J @ expected) ** 2)
+            y_new, _ = dense(w, batch)
+            np.testing.assert_allclose(
+                state.gain_ratio, (np.sum(y**2) - np.sum(y_new**2)) / model, rtol=1e-6
+            )
+            previous = expected
+
+
+SIZE = 6
+
+
+def bent(w, sample):
+    """A (w + c sin² w) - target: rows and columns of zeros stand for smaller problems."""
+    A, target, curvature = sample
+    return A @ w + curvature * jnp.sin(A @ w) ** 2 - target
+
+
+@jax.jit
+def losses_on_one_batch(w, batch, exponent, momentum):
+    opt = hig_optax.adaptive_hig(bent, exponent=exponent, momentum=momentum)
+
+    def body(carry, _):
+        w, state = carry
+        loss, grads = jax.value_and_grad(half_squares)(w, batch, bent)
+        updates, state = opt.update(grads, state, w, batch=batch)
+        return (optax.apply_updates(w, updates), state), (loss, state)
+
+    (w, _), (losses, states) = jax.lax.scan(body, (w, opt.init(w)), length=12)
+    return jnp.append(losses, half_squares(w, batch, bent)), states
+
+
+@given(
+    rows=st.integers(1, SIZE),
+    columns=st.integers(1, SIZE),
+    exponent=st.sampled_from([-0.25, -0.5, -0.75, -1.0]),
+    momentum=st.sampled_from([0.0, 0.9]),
+    curvature=st.floats(0, 3),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=200)
+def test_loss_never_rises_on_a_fixed_batch(rows, columns, exponent, momentum, curvature, seed):
+    rng = np.random.default_rng(seed)
+    A = np.logspace(0, -rng.uniform(0, 4), SIZE)[:, None] * rng.normal(size=(SIZE, SIZE))
+    A[rows:], A[:, columns:] = 0, 0
+    target, w = rng.normal(size=SIZE), rng.normal(size=SIZE)
+    batch = tuple(jnp.asarray(x, jnp.float32)[None] for x in (A, target, curvature))
+    losses, states = losses_on_one_batch(jnp.asarray(w, jnp.float32), batch, exponent, momentum)
+    # The trial sums the same float32 squares in another order.
+    assert np.all(np.diff(losses) <= 1e-6 * losses[:-1])
+    assert np.isfinite(losses).all()
+    assert states.spectrum.is_finite.all()
+    assert states.accepted[0]
+
+
+def blows_up(w, sample):
+    """Physics that fails for controls beyond 2; the target lies at 1.9, behind a flat beginning."""
+    u = w["u"] * sample
+    return jnp.where(jnp.abs(u) < 2, jnp.tanh(u - 3) - jnp.tanh(-1.1), jnp.nan)
+
+
+def test_failed_physics_is_rejected_and_recovered_from():
+    batch = jnp.ones((1, 1))
+
+    def loss(w, batch):
+        return half_squares(w, batch, blows_up)
+
+    opt = hig_optax.adaptive_hig(blows_up, exponent=-1.0, **FULL_BATCH)
+    w = {"u": jnp.array([-1.0])}
+    state = opt.init(w)
+    first, first_state = step(opt, w, state, batch, loss)
+    # The linearised step leads far beyond 2; what is left of it after the trials is taken or nothing is.
+    assert jnp.isfinite(loss(first, batch))
+    assert first_state.damping > state.damping
+    losses, w, state = train(opt, w, 60, batch, loss)
+    assert np.isfinite(losses).all()
+    np.testing.assert_allclose(w["u"], 1.9, atol=1e-3)
+
+
+def test_rejected_step_is_zero_and_raises_the_damping():
+    """A loss with a wall on the downhill side: no length serves."""
+
+    def wall(w, sample):
+        return jnp.where(w < 1.0, jnp.nan, 1.0) * w * sample
+
+    opt = hig_optax.adaptive_hig(wall)
+    w, batch = jnp.array([1.0]), jnp.ones(1)
+    updates, state = opt.update(jnp.array([1.0]), opt.init(w), w, batch=batch)
+    np.testing.assert_array_equal(updates, 0)
+    assert not state.accepted
+    np.testing.assert_allclose(state.damping, 1e-2 * 3.0**4, rtol=1e-5)
+    np.testing.assert_array_equal(state.previous, 0)
+    assert state.spectrum.is_finite
+
+
+@pytest.mark.parametrize("bad", ["batch", "gradient", "params"])
+def test_bad_numbers_give_zero_updates_and_a_flag(bad):
+    opt = hig_optax.adaptive_hig(residual)
+    w, batch, grads = PARAMS, BATCH, jax.grad(half_squares)(PARAMS, BATCH)
+    if bad == "batch":
+        batch = (X.at[0].set(jnp.nan), BATCH[1])
+    elif bad == "gradient":
+        grads = {**grads, "a": grads["a"].at[0].set(jnp.inf)}
+    else:
+        w = {**w, "a": w["a"].at[0].set(jnp.nan)}
+    state = opt.init(w)
+    updates, new = opt.update(grads, state, w, batch=batch)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(updates))
+    assert not new.spectrum.is_finite
+    assert not new.accepted
+    assert new.damping == state.damping
+
+
+def test_gradient_of_the_wrong_sign_moves_nothing():
+    opt = hig_optax.adaptive_hig(residual)
+    grads = jax.tree.map(jnp.negative, jax.grad(half_squares)(PARAMS, BATCH))
+    updates, state = opt.update(grads, opt.init(PARAMS), PARAMS, batch=BATCH)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(updates))
+    assert not state.accepted
+    assert state.spectrum.agreement < -0.99
+    assert state.damping == opt.init(PARAMS).damping
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_scale_of_the_loss_does_not_matter(scale):
+    """With `loss_fn` and without, any multiple of the sum of squares gives the same step."""
+
+    def loss(w, batch):
+        return scale * half_squares(w, batch)
+
+    expected, _ = step(
+        hig_optax.adaptive_hig(residual),
+        PARAMS,
+        None or hig_optax.adaptive_hig(residual).init(PARAMS),
+    )
+    for loss_fn in (None, lambda rows, batch: scale * jnp.sum(rows**2)):
+        opt = hig_optax.adaptive_hig(residual, loss_fn=loss_fn)
+        found, state = step(opt, PARAMS, opt.init(PARAMS), loss=loss)
+        assert state.accepted
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [
+        lambda rows, batch: jnp.mean(jnp.sqrt(1 + rows**2) - 1),  # convex, not quadratic
+        lambda rows, batch: jnp.mean(jnp.abs(rows)),  # no curvature
+        lambda rows, batch: jnp.mean(rows**2 / (1 + rows**2)),  # concave far out
+    ],
+    ids=["pseudo-huber", "absolute", "concave"],
+)
+def test_other_losses_fall(loss_fn):
+    def loss(w, batch):
+        return loss_fn(jax.vmap(residual, (None, 0))(w, batch), batch)
+
+    opt = hig_optax.adaptive_hig(residual, loss_fn=loss_fn)
+    losses, _, _ = train(opt, PARAMS, 60, loss=loss)
+    assert np.all(np.diff(losses) <= 1e-6 * losses[:-1])
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_damping_stays_at_the_floor_of_the_arithmetic():
+    """At a minimum where the rows do not vanish nothing can be gained: λ must not run away."""
+    opt = baselines.adaptive_levenberg_marquardt(residual)
+    _, _, state = train(opt, PARAMS, 300)
+    assert state.damping < 1.0
+
+
+def test_step_is_cut_and_the_damping_then_does_not_fall():
+    opt = hig_optax.adaptive_hig(residual, max_step_norm=1e-3)
+    _, state = step(opt, PARAMS, opt.init(PARAMS))
+    np.testing.assert_allclose(state.step_norm, 1e-3, rtol=1e-5)
+    assert state.gain_ratio > 0.75
+    np.testing.assert_allclose(state.damping, 1e-2, rtol=1e-6)
+
+
+def test_masked_leaves_are_frozen():
+    opt = hig_optax.adaptive_hig(residual, mask={"a": True, "b": True, "c": False})
+    w, state = step(opt, PARAMS, opt.init(PARAMS))
+    assert state.accepted
+    assert state.previous.size == 6
+    np.testing.assert_array_equal(w["c"], PARAMS["c"])
+    assert not np.allclose(w["a"], PARAMS["a"])
+
+
+def test_schedule_scales_the_step():
+    opt = hig_optax.adaptive_hig(
+        residual, learning_rate=lambda count: jnp.where(count < 1, 0.5, 0.0), max_step_norm=None
+    )
+    full, _ = step(hig_optax.adaptive_hig(residual, max_step_norm=None), PARAMS, opt.init(PARAMS))
+    half, state = step(opt, PARAMS, opt.init(PARAMS))
+    np.testing.assert_allclose(
+        half["a"] - PARAMS["a"], 0.5 * (full["a"] - PARAMS["a"]), rtol=1e-4, atol=1e-7
+    )
+    stays, state = step(opt, half, state)
+    assert int(state.num_updates) == 2
+    np.testing.assert_array_equal(stays["a"], half["a"])
+
+
+def test_one_trace_in_every_loop():
+    """State keeps structure, shape, dtype and weak type; jit, scan and a Python loop agree."""
+    traces = []
+
+    def counted(w, sample):
+        traces.append(0)
+        return residual(w, sample)
+
+    opt = hig_optax.adaptive_hig(counted)
+    jitted = jax.jit(lambda w, state: step(opt, w, state), donate_argnums=(0, 1))
+    w, state = jax.tree.map(jnp.copy, (PARAMS, opt.init(PARAMS)))
+    described = jax.tree.map(jax.typeof, state)
+    w, state = jitted(w, state)
+    first = len(traces)
+    for _ in range(4):
+        w, state = jitted(w, state)
+    assert len(traces) == first
+    assert jax.tree.map(jax.typeof, state) == described
+    _, scanned, _ = train(opt, PARAMS, 5)
+    np.testing.assert_allclose(scanned["a"], w["a"], rtol=1e-3)
+
+
+def test_seeds_in_a_vmap_of_scans():
+    def ensemble(w):
+        return jax.vmap(lambda w: jax.lax.scan(body, (w, opt.init(w)), length=8))(w)
+
+    def body(carry, _):
+        w, state = carry
+        return step(opt, w, state), half_squares(w, BATCH)
+
+    opt = hig_optax.adaptive_hig(residual, momentum=0.5)
+    many = jax.tree.map(lambda x: jnp.stack([x, 1.1 * x + 0.1, 0.7 * x - 0.2]), PARAMS)
+    _, together = jax.jit(ensemble)(many)
+    for i in range(3):
+        alone, _, _ = train(opt, jax.tree.map(lambda x, i=i: x[i], many), 8)
+        np.testing.assert_allclose(together[i], alone[:-1], rtol=1e-3)
+
+
+def test_inject_hyperparams():
+    make = optax.inject_hyperparams(hig_optax.adaptive_hig, static_args=(*hig_optax.STATIC_ARGS,))
+    opt, plain = (
+        make(residual, learning_rate=0.5),
+        hig_optax.adaptive_hig(residual, learning_rate=0.5),
+    )
+    w, state = jax.jit(lambda w, s: step(opt, w, s))(PARAMS, opt.init(PARAMS))
+    expected, _ = step(plain, PARAMS, plain.init(PARAMS))
+    np.testing.assert_allclose(w["a"], expected["a"], rtol=1e-4)
+    assert {"exponent", "momentum", "max_step_norm", "learning_rate"} <= set(state.hyperparams)
+
+
+def test_whole_batch_residual_is_the_same():
+    def whole(w, batch):
+        return jax.vmap(residual, (None, 0))(w, batch)
+
+    opt = hig_optax.adaptive_hig(whole, batch_axis=None)
+    per_sample = hig_optax.adaptive_hig(residual, chunk_size=2)
+    w, state = step(opt, PARAMS, opt.init(PARAMS))
+    expected, other = step(per_sample, PARAMS, per_sample.init(PARAMS))
+    np.testing.assert_allclose(w["a"], expected["a"], rtol=1e-5)
+    # Here all rows are one sample: the loss is their sum, there the mean over six.
+    np.testing.assert_allclose(state.loss, 6 * other.loss, rtol=1e-5)
+
+
+def test_low_precision_parameters_are_tried_as_they_will_be_rounded():
+    w = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
+
+    def loss(w, batch):
+        return half_squares(jax.tree.map(lambda x: x.astype(jnp.float32), w), batch)
+
+    opt = hig_optax.adaptive_hig(residual)
+    losses, found, state = train(opt, w, 20, loss=loss)
+    assert np.all(np.diff(losses) <= 1e-6 * losses[:-1])
+    assert losses[-1] < losses[0]
+    assert found["a"].dtype == jnp.bfloat16
+    assert state.damping.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            {"init_relative_damping": 0.0},
+            "init_relative_damping must be finite and positive, got 0.0",
+        ),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        ({"max_step_norm": -1.0}, "max_step_norm must be finite and positive, got -1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number, got nan"),
+    ],
+)
+def test_settings_out_of_range(setting, message):
+    with pytest.raises(ValueError, match=message):
+        hig_optax.adaptive_hig(residual, **setting)
+
+
+def test_params_and_batch_must_be_passed():
+    opt = hig_optax.adaptive_hig(residual)
+    state = opt.init(PARAMS)
+    with pytest.raises(ValueError, match="params must be passed"):
+        opt.update(PARAMS, state, batch=BATCH)
+    with pytest.raises(ValueError, match="batch must be passed"):
+        opt.update(PARAMS, state, PARAMS)
+
+
+def marquardt(w, batch, steps):
+    """Levenberg-Marquardt in NumPy, written from the book: one trial a step, λ by the gain ratio."""
+    flat, unravel = jax.flatten_util.ravel_pytree(w)
+    x, lam, losses = np.asarray(flat), 1e-2, []
+    for _ in range(steps):
+        r, J = dense(unravel(jnp.asarray(x)), batch)
+        damped = J.T @ J + lam * np.sum(J**2) / min(J.shape) * np.eye(x.size)
+        d = np.linalg.solve(damped, J.T @ r)
+        r_new, _ = dense(unravel(jnp.asarray(x - d)), batch)
+        gain = (r @ r - r_new @ r_new) / (r @ r - np.sum((r - J @ d) ** 2))
+        lam *= 1 / 3 if gain > 0.75 else 3 if gain < 0.25 else 1
+        if gain > 0:
+            x = x - d
+        losses.append(float(r_new @ r_new if gain > 0 else r @ r) / 12)
+    return losses
+
+
+def test_levenberg_marquardt_keeps_pace_with_the_textbook():
+    with jax.enable_x64(True):
+        w, batch = jax.tree.map(lambda x: x.astype(jnp.float64), (PARAMS, BATCH))
+        opt = baselines.adaptive_levenberg_marquardt(residual)
+        losses, _, _ = train(opt, w, 200, batch)
+        expected = marquardt(w, batch, 200)
+    # Both creep along a flat valley in the end; ours must be no further from its bottom.
+    assert losses[-1] <= expected[-1] * (1 + 1e-8)
+    steps, textbook = (
+        np.argmax(np.asarray(curve) <= 1.001 * expected[-1]) for curve in (losses[1:], expected)
+    )
+    assert steps <= 1.2 * textbook + 2
+
+
+def test_a_solver_without_the_whole_spectrum_is_refused():
+    with pytest.raises(ValueError, match="adaptive_hig scales its steps by the whole spectrum"):
+        hig_optax.adaptive_hig(residual, solver="krylov")
