@@ -100,7 +100,9 @@ def adaptive_hig(
 
     On mini-batches the trial is no safeguard against drift: every step can lower the loss of its own batch
     and still raise that of all others, most of all with κ = -1 and neither momentum nor a bound on the step.
-    On a fixed batch set both off, ``momentum=0.0, max_step_norm=None``: they only slow it down.
+    On a fixed batch, and on batches with more rows than there are parameters, set both off by
+    ``momentum=0.0, max_step_norm=None``: there they only slow it down, and by much (see ADAPTIVE.md among the
+    notebooks). The bound is absolute: a larger network may want a larger one.
 
     Args:
         residual_fn: ``(params, sample) -> rows``, as in `scale_by_hig`. Without `loss_fn` the rows must be
