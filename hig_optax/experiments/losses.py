@@ -41,14 +41,14 @@ def rows_of_answer(problem: Problem, y: jax.Array, sample: Batch) -> jax.Array:
     return y - sample.target if isinstance(problem, _ROWS_ARE_ERRORS) else y
 
 
-def error_rows(problem: Problem) -> Callable[[Params, Batch], jax.Array]:
+def error_rows(problem: Problem) -> Callable[[Params, Batch], jax.Array] | None:
     """Rows of one sample whose sum of squares is the loss, up to a factor: ``(params, sample) -> rows``.
 
     The quantum dipole's rows are states y of norm 1. What is left of one outside its target t,
     e = y - ⟨t, y⟩ t, has ‖e‖² = 1 - |⟨t, y⟩|², which is the loss.
 
-    Raises:
-        ValueError: Neither the problem's rows nor anything known here is an error.
+    Returns:
+        The rows; None where neither the problem's own nor anything known here is an error.
     """
     if isinstance(problem, _ROWS_ARE_ERRORS):
         return problem.residual
@@ -59,4 +59,4 @@ def error_rows(problem: Problem) -> Callable[[Params, Batch], jax.Array]:
             return y - jnp.vdot(sample.target, y, precision="highest") * sample.target
 
         return residual
-    raise ValueError(f"{problem.name} has no rows that are errors; adaptive methods need them.")
+    return None

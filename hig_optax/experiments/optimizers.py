@@ -31,11 +31,15 @@ def spectral(make: Callable[..., Optimizer]) -> Build:
 def adaptive(make: Callable[..., Optimizer]) -> Build:
     """Half-inverse gradients that scale their own steps, or a relative, by its factory.
 
-    Such a method minimises the sum of squares of the rows, whatever the factor before it.
+    Such a method minimises the sum of squares of the rows, whatever the factor before it; where the rows of
+    a problem are not errors, it is given the loss.
     """
 
     def build(problem: Problem, settings: Settings) -> Optimizer:
-        return make(error_rows(problem), **_without(settings, *_OF_THE_LOOP))
+        own, rows = _without(settings, *_OF_THE_LOOP), error_rows(problem)
+        if rows is None:
+            return make(problem.residual, loss_fn=loss_of_rows(problem), **own)
+        return make(rows, **own)
 
     return build
 

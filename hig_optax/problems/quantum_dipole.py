@@ -105,8 +105,8 @@ class QuantumDipole:
         """Settings per method."""
         return {
             "hig": {"batch_size": 16, "learning_rate": 0.5, "rtol": 1e-5},
-            "adaptive-hig": {"batch_size": 8, "max_step_norm": 0.3},
-            "adaptive-lm": {"batch_size": 8},
+            "adaptive-hig": {"batch_size": 8, "learning_rate": 1.0, "max_step_norm": 0.3},
+            "adaptive-lm": {"batch_size": 8, "learning_rate": 1.0},
             "gauss-newton": {"batch_size": 16, "learning_rate": 0.5, "rtol": 1e-5},
             "adam": {"batch_size": 256, "learning_rate": 5e-4},
             "muon": {"batch_size": 16, "learning_rate": 3e-3, "schedule": "cosine"},

@@ -98,11 +98,12 @@ class Toy:
             # A batch has more rows than the net has parameters, so that its loss can be trusted.
             "adaptive-hig": {
                 "batch_size": 128,
+                "learning_rate": 1.0,
                 "exponent": -0.5,
                 "momentum": 0.0,
                 "max_step_norm": None,
             },
-            "adaptive-lm": {"batch_size": 128},
+            "adaptive-lm": {"batch_size": 128, "learning_rate": 1.0},
             "gauss-newton": {"batch_size": 128, "learning_rate": 128.0, "rtol": 1e-6},
             "adam": {"batch_size": 128, "learning_rate": 3e-3},
             "muon": {"batch_size": 128, "learning_rate": 3e-3, "schedule": "cosine"},
