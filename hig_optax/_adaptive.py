@@ -12,10 +12,15 @@ from jaxtyping import Array, Bool, Float, Int
 from hig_optax._columns import Columns
 from hig_optax._direction import Direction, Scaling
 from hig_optax._report import blank, report
-from hig_optax._settings import NOT_PASSED, Settings, check_number, check_passed
-from hig_optax._step import Linearised, direction_from, linearise, loss_of_rows
+from hig_optax._settings import NOT_PASSED, Settings, check_number
+from hig_optax._step import (
+    Linearised,
+    direction_from,
+    linearise,
+    loss_of_rows,
+    optimized_columns,
+)
 from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Spectrum, Tree
-from hig_optax._wrappers import refuse_multi_steps
 
 # Marquardt's control: a step that did what the model promised lowers the damping, one that did not raises it.
 GOOD_GAIN, POOR_GAIN, FACTOR = 0.75, 0.25, 3.0
@@ -216,9 +221,7 @@ def adaptive_hig(
         **extra_args: Any,
     ) -> tuple[Tree, AdaptiveHigState]:
         del extra_args
-        refuse_multi_steps()
-        check_passed(params, batch)
-        columns = Columns.of(params, mask, all_params)
+        columns = optimized_columns(settings, params, batch, all_params)
         at = linearise(settings, columns, batch)
         model, work = _model(loss_fn, at, batch), at.dtype
         scaling = Scaling(
@@ -232,8 +235,8 @@ def adaptive_hig(
         found = direction_from(settings, at, gradient, model.cotangent.astype(work), scaling)
         assert found.agreement is not None
         # An overflow of the step is left to us.
-        is_finite = found.is_finite & jnp.all(jnp.isfinite(at.y))
-        is_finite &= jnp.isfinite(model.loss) & jnp.all(jnp.isfinite(found.direction))
+        is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction))
+        is_finite &= jnp.isfinite(model.loss)
         is_usable = is_finite & (found.agreement > 0)
         step = jnp.where(is_usable, found.direction, 0)
 

@@ -172,7 +172,7 @@ def krylov_direction(
     if cotangent is None:
         small_gradient, small_cotangent = dot(V, gradient), None
     else:
-        small_cotangent = jnp.zeros(num_matvecs + 1, B.dtype).at[0].set(_norm(cotangent))
+        small_cotangent = jnp.zeros(num_matvecs + 1, B.dtype).at[0].set(_krylov.norm(cotangent))
         small_gradient = dot(small_cotangent, B)
 
     def on_first(count: int) -> Direction:
@@ -191,10 +191,10 @@ def krylov_direction(
         )
 
     small, half = on_first(num_matvecs), on_first(max(1, num_matvecs // 2))
-    change, length = _norm(small.direction - half.direction), _norm(small.direction)
-    captured, agreement, incoming = small.captured, None, _norm(gradient)
+    change, length = _krylov.norm(small.direction - half.direction), _krylov.norm(small.direction)
+    captured, agreement, incoming = small.captured, None, _krylov.norm(gradient)
     if cotangent is None:
-        inside = jnp.square(_norm(small_gradient) / jnp.where(incoming > 0, incoming, 1))
+        inside = jnp.square(_krylov.norm(small_gradient) / jnp.where(incoming > 0, incoming, 1))
         captured = jnp.where(incoming > 0, jnp.minimum(captured * inside, 1), 1)
     else:
         agreement = _cosine(gradient, V[0])  # the first column vector is Jᵀg, normalised
@@ -257,7 +257,8 @@ def _compute(
         all_coefficients, unit = factors.column_coefficients(gradient), x_unit / h_unit
         total, agreement = jnp.sum(jnp.square(gradient)), None
     else:
-        all_coefficients, unit = s * factors.row_coefficients(cotangent), (J_unit / h_unit) * g_unit
+        of_rows = factors.row_coefficients(cotangent)
+        all_coefficients, unit = s * of_rows, (J_unit / h_unit) * g_unit
         total, agreement = (
             jnp.sum(jnp.square(all_coefficients)),
             _cosine(gradient, J.rmatvec(cotangent)),
@@ -276,7 +277,7 @@ def _compute(
             factors,
             keep,
             weights,
-            factors.row_coefficients(cotangent),
+            of_rows,
             scaling,
             damping=damping / jnp.square(J_unit),
             J_unit=J_unit,
@@ -357,12 +358,6 @@ def _unit(x: Array) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     bits = jax.lax.bitcast_convert_type(largest, integer) & exponent_bits
     power_of_two = jax.lax.bitcast_convert_type(bits, largest.dtype)
     return jnp.where(is_finite & (largest > 0), power_of_two, 1), is_finite
-
-
-def _norm(x: Float[Array, " n"]) -> Float[Array, ""]:
-    """The 2-norm, for entries whose squares overflow or vanish too."""
-    unit, _ = _unit(x)
-    return unit * jnp.linalg.norm(x / unit)
 
 
 def _cosine(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:

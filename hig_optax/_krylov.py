@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from hig_optax._float64 import dot
 
 # A remainder below this share of the largest coefficient so far (in units of ε) is rounding: the subspace is
-# exhausted. See `exhaustion` in test_krylov.py for what was measured.
+# exhausted. What slips through once is no harm: in test_krylov.py no rank is too high before, at or past it.
 EXHAUSTED_IN_EPS = 30
 
 
@@ -66,7 +66,7 @@ def bidiagonalise(
     tolerance = EXHAUSTED_IN_EPS * float(jnp.finfo(dtype).eps)
 
     def unit(x: Array, smallest: Array | float) -> tuple[Array, Array]:
-        length = _length(x)
+        length = norm(x)
         # Not `length > smallest`: a NaN must pass through, to be seen by those who look at B.
         is_nothing = length <= smallest
         return (
@@ -106,7 +106,7 @@ def bidiagonalise(
     return Bidiagonal(B, V)
 
 
-def _length(x: Float[Array, " r"]) -> Float[Array, ""]:
+def norm(x: Float[Array, " r"]) -> Float[Array, ""]:
     """The 2-norm, for entries whose squares overflow or vanish too."""
     largest = jnp.max(jnp.abs(x), initial=0)
     # Of a zero vector the square root would have no derivative.

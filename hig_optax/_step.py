@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from hig_optax._batch import Samples, take_apart
 from hig_optax._blocks import Blocks, Dense
@@ -31,9 +31,22 @@ from hig_optax._plan import (
     refuse_custom_vjp,
 )
 from hig_optax._residual import Rows, trace_rows
-from hig_optax._settings import Settings
+from hig_optax._settings import Settings, check_passed
 from hig_optax._taps import Tapped, find_taps
 from hig_optax._types import LossFn, Tree
+from hig_optax._wrappers import refuse_multi_steps
+
+
+def optimized_columns(settings: Settings, params: Tree, batch: Tree, all_params: Tree) -> Columns:
+    """The parameters as columns, once it is clear that ``update`` was called with what it needs.
+
+    Raises:
+        TypeError: As `Columns.of`.
+        ValueError: As `Columns.of`; `params` or `batch` was not passed; a call within ``optax.MultiSteps``.
+    """
+    refuse_multi_steps()
+    check_passed(params, batch)
+    return Columns.of(params, settings.mask, all_params)
 
 
 class Linearised(NamedTuple):
@@ -82,10 +95,8 @@ def linearise(settings: Settings, columns: Columns, batch: Tree) -> Linearised:
     return Linearised(rows, samples, y, J, dtype, solver)
 
 
-def find_direction(
-    settings: Settings, columns: Columns, updates: Tree, batch: Tree
-) -> tuple[Direction, Bool[Array, ""]]:
-    """The direction on one batch, and whether the rows, their Jacobian and the gradient are finite.
+def find_direction(settings: Settings, columns: Columns, updates: Tree, batch: Tree) -> Direction:
+    """The direction on one batch.
 
     Raises:
         TypeError: Rows that are not floating-point numbers.
@@ -95,8 +106,7 @@ def find_direction(
     cotangent = None
     if settings.loss_fn is not None:
         cotangent = jax.grad(loss_of_rows(settings.loss_fn, at, batch))(at.y).astype(at.dtype)
-    found = direction_from(settings, at, columns.gradient(updates, at.dtype), cotangent)
-    return found, found.is_finite & jnp.all(jnp.isfinite(at.y))
+    return direction_from(settings, at, columns.gradient(updates, at.dtype), cotangent)
 
 
 def direction_from(
@@ -106,7 +116,10 @@ def direction_from(
     cotangent: Float[Array, " m"] | None,
     scaling: Scaling | None = None,
 ) -> Direction:
-    """The direction, by the solver for which the rows were linearised; a scaled one by a direct solver."""
+    """The direction, by the solver for which the rows were linearised; a scaled one by a direct solver.
+
+    It is finite only if the rows are, too.
+    """
     numbers: dict[str, Any] = {
         "exponent": settings.exponent,
         "rtol": settings.rtol,
@@ -116,7 +129,7 @@ def direction_from(
     }
     if isinstance(at.J, LinearMaps):
         assert scaling is None, "the steps of adaptive_hig take a direct solver"
-        return krylov_direction(
+        found = krylov_direction(
             at.J.matvec,
             at.J.rmatvec,
             gradient,
@@ -125,9 +138,11 @@ def direction_from(
             solver=exact_solver(dtype=at.dtype, rtol=settings.rtol),
             **numbers,
         )
-    return half_inverse_direction(
-        at.J, gradient, cotangent, solver=at.solver, scaling=scaling, **numbers
-    )
+    else:
+        found = half_inverse_direction(
+            at.J, gradient, cotangent, solver=at.solver, scaling=scaling, **numbers
+        )
+    return found._replace(is_finite=found.is_finite & jnp.all(jnp.isfinite(at.y)))
 
 
 def _trace(settings: Settings, columns: Columns, samples: Samples) -> Rows:

@@ -9,10 +9,10 @@ import optax
 
 from hig_optax._columns import Columns
 from hig_optax._report import blank, report
-from hig_optax._settings import NOT_PASSED, Settings, check_passed
-from hig_optax._step import find_direction
+from hig_optax._settings import NOT_PASSED, Settings
+from hig_optax._step import find_direction, optimized_columns
 from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Spectrum, Tree
-from hig_optax._wrappers import placeholder_type, refuse_multi_steps
+from hig_optax._wrappers import placeholder_type
 
 
 class ScaleByHigState(NamedTuple):
@@ -182,11 +182,9 @@ def scale_by_hig(
         **extra_args: Any,
     ) -> tuple[Tree, ScaleByHigState]:
         del state, extra_args
-        refuse_multi_steps()
-        check_passed(params, batch)
-        columns = Columns.of(params, settings.mask, all_params)
-        found, is_finite = find_direction(settings, columns, updates, batch)
-        new, is_finite = columns.replace(updates, found.direction, is_finite)
+        columns = optimized_columns(settings, params, batch, all_params)
+        found = find_direction(settings, columns, updates, batch)
+        new, is_finite = columns.replace(updates, found.direction, found.is_finite)
         dtype = columns.view.highest_dtype
         return new, ScaleByHigState(report(found, is_finite, settings.spectrum_size, dtype))
 

@@ -104,11 +104,10 @@ class Method:
                 raise ValueError(f"schedule must be 'constant' or 'cosine', got {other!r}.")
 
 
-_PSEUDO_INVERSE = {
+_SPECTRAL = {
     "batch_size": 32,
     "learning_rate": 1.0,
     "schedule": "constant",
-    "rtol": 1e-6,
     "atol": 0.0,
     "max_rank": None,
     "jacobian": "auto",
@@ -116,25 +115,20 @@ _PSEUDO_INVERSE = {
     "num_matvecs": None,
     "chunk_size": None,
     "spectrum_size": 512,  # enough to see the cut in every problem; a few kilobytes of state
+}
+_PSEUDO_INVERSE = {
+    **_SPECTRAL,
+    "rtol": 1e-6,
     "exact_cotangent": False,  # True: hand over the loss of the rows; the gradient only reports
 }
 _HIG = {**_PSEUDO_INVERSE, "exponent": -0.5, "damping": 0.0}
 _ADAPTIVE = {
-    "batch_size": 32,
-    "learning_rate": 1.0,
-    "schedule": "constant",
+    **_SPECTRAL,
+    "rtol": 0.0,
     "exponent": -0.75,
     "init_relative_damping": 1e-2,
     "momentum": 0.95,
     "max_step_norm": 0.1,
-    "rtol": 0.0,
-    "atol": 0.0,
-    "max_rank": None,
-    "jacobian": "auto",
-    "solver": "auto",
-    "num_matvecs": None,
-    "chunk_size": None,
-    "spectrum_size": 512,
 }
 _FIRST_ORDER = {"batch_size": 256, "learning_rate": 1e-3, "schedule": "constant"}
 _DECAYING = {"batch_size": 64, "learning_rate": 3e-3, "schedule": "cosine"}
