@@ -197,7 +197,8 @@ def krylov_direction(
         inside = jnp.square(_krylov.norm(small_gradient) / jnp.where(incoming > 0, incoming, 1))
         captured = jnp.where(incoming > 0, jnp.minimum(captured * inside, 1), 1)
     else:
-        agreement = _cosine(gradient, V[0])  # the first column vector is Jᵀg, normalised
+        # The first column vector is Jᵀg, normalised.
+        agreement = _cosine(gradient / _unit(gradient)[0], V[0])
     return small._replace(
         direction=dot(small.direction, V),
         captured=captured,

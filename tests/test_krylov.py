@@ -145,6 +145,7 @@ def test_extreme_units(scale):
     plain = compute(J, g, 30, solver="gram")
     scaled = compute(J * np.float32(scale), g, 30, solver="gram")
     assert scaled.rank == plain.rank == 24
+    assert scaled.agreement == pytest.approx(1, abs=1e-5)
     assert relative_error(scaled.direction, plain.direction * scale**-0.5) < 1e-5
 
 
