@@ -10,8 +10,10 @@ from jaxtyping import Array, Float
 from hig_optax._float64 import dot
 
 # A remainder below this share of the largest coefficient so far (in units of ε) is rounding: the subspace is
-# exhausted. What slips through once is no harm: in test_krylov.py no rank is too high before, at or past it.
-EXHAUSTED_IN_EPS = 30
+# exhausted. It is the floor below which singular values of a J with that rounding are never kept. A larger
+# one ends the process before all that is kept is found: with 30 in float32, at rtol 1e-6 and a spectrum of
+# seven decades, 7 of 82 singular values were missing and the direction was off by 0.47, with 4 by 0.026.
+EXHAUSTED_IN_EPS = 4
 
 
 class Bidiagonal(NamedTuple):
