@@ -5,14 +5,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax import _gram, _krylov, _svd
 from hig_optax._blocks import Blocks, Dense
 from hig_optax._filters import cut, gradient_weights
-from hig_optax._float64 import dot, float64_island
-from hig_optax._types import Factors, Scalar
+from hig_optax._float64 import dot, float64_island, power_of_two
+from hig_optax._gram import ColumnGram, RowGram
+from hig_optax._types import Factors, Known, Scalar
 
 
 class Direction(NamedTuple):
@@ -98,16 +98,26 @@ def half_inverse_direction(
         built from the half-inverse of the stacked Jacobian.
     """
     J = J if isinstance(J, Blocks) else Blocks((Dense(J),))
-    arrays = (J, gradient, cotangent, scaling)
+    previous = None if scaling is None else scaling.previous
+    known = tuple(x if x is None else Known(x) for x in (gradient, cotangent, previous))
     settings = tuple(jnp.asarray(x, J.dtype) for x in (exponent, rtol, atol, damping))
     data_eps = float(jnp.finfo(J.dtype).eps)
 
-    def compute(arrays: tuple, settings: tuple) -> Direction:
-        return _compute(*arrays, *settings, max_rank=max_rank, solver=solver, data_eps=data_eps)
+    def compute(J: Blocks, known: tuple, scaling: Scaling | None, settings: tuple) -> Direction:
+        return decompose(
+            J, known, scaling, settings, max_rank=max_rank, solver=solver, data_eps=data_eps
+        )
 
     if solver == "gram":
         compute = float64_island(compute)
-    return compute(arrays, settings)
+    return carried_on(compute(J, known, scaling, settings), scaling)
+
+
+def carried_on(found: Direction, scaling: Scaling | None) -> Direction:
+    """A step with what it keeps of the previous one; see `decompose`."""
+    if scaling is None or scaling.previous is None:
+        return found
+    return found._replace(direction=found.direction + scaling.momentum * scaling.previous)
 
 
 def krylov_direction(
@@ -198,7 +208,7 @@ def krylov_direction(
         captured = jnp.where(incoming > 0, jnp.minimum(captured * inside, 1), 1)
     else:
         # The first column vector is Jᵀg, normalised.
-        agreement = _cosine(gradient / _unit(gradient)[0], V[0])
+        agreement = cosine(gradient / _unit(gradient)[0], V[0])
     return small._replace(
         direction=dot(small.direction, V),
         captured=captured,
@@ -208,35 +218,39 @@ def krylov_direction(
     )
 
 
-def _compute(
-    J: Blocks,
-    gradient: Array,
-    cotangent: Array | None,
+def decompose(
+    J: Blocks | RowGram | ColumnGram,
+    known: tuple[Known, Known | None, Known | None],
     scaling: Scaling | None,
-    exponent: Array,
-    rtol: Array,
-    atol: Array,
-    damping: Array,
+    settings: tuple[Array, Array, Array, Array],
     *,
     max_rank: int | None,
     solver: Literal["svd", "gram"],
     data_eps: float,
 ) -> Direction:
-    J_unit, J_finite = _unit(J.largest())
-    x_unit, x_finite = _unit(gradient)
+    """`half_inverse_direction` in the dtype of its arguments, but for what a step keeps of the previous one.
+
+    `known` holds the gradient, the cotangent and the previous step, `settings` exponent, rtol, atol and
+    damping. Of a `RowGram` the direction is the vector of the row side from which Jᵀ makes it, and
+    `agreement` is left to the caller, who has the products with Jᵀ.
+    """
+    gradient, cotangent, previous = known
+    exponent, rtol, atol, damping = settings
+    J, J_unit, J_finite = _in_own_unit(J)
+    x_unit, x_finite = _unit(gradient.vector)
     is_finite = J_finite & x_finite
+    gradient = _divided(gradient, x_unit)
     if cotangent is not None:
-        g_unit, g_finite = _unit(cotangent)
-        cotangent = cotangent / g_unit
+        g_unit, g_finite = _unit(cotangent.vector)
+        cotangent = _divided(cotangent, g_unit)
         is_finite &= g_finite
     # A decomposition of NaN costs a full iteration, and what it returns depends on the backend.
-    J, gradient = J.divided(J_unit).zero_unless(is_finite), gradient / x_unit
-
-    factors = (
-        _svd.factorise(J.written_out())
-        if solver == "svd"
-        else _gram.factorise(J, data_eps=data_eps)
-    )
+    J = J.zero_unless(is_finite)
+    if solver == "svd":
+        assert isinstance(J, Blocks), "a Gram matrix is no matter for an SVD"
+        factors = _svd.factorise(J.written_out())
+    else:
+        factors = _gram.factorise(J, data_eps=data_eps)
     s = factors.s
     keep, cutoff = cut(s, rtol=rtol, atol=atol / J_unit, floor=factors.floor, max_rank=max_rank)
 
@@ -256,14 +270,14 @@ def _compute(
     # Coefficients Vᵀx of the gradient, and their unit in that of the weights.
     if cotangent is None:
         all_coefficients, unit = factors.column_coefficients(gradient), x_unit / h_unit
-        total, agreement = jnp.sum(jnp.square(gradient)), None
+        total, agreement = jnp.sum(jnp.square(gradient.vector)), None
     else:
         of_rows = factors.row_coefficients(cotangent)
         all_coefficients, unit = s * of_rows, (J_unit / h_unit) * g_unit
-        total, agreement = (
-            jnp.sum(jnp.square(all_coefficients)),
-            _cosine(gradient, J.rmatvec(cotangent)),
-        )
+        total, agreement = jnp.sum(jnp.square(all_coefficients)), None
+        pulled = J.rmatvec(cotangent.vector) if isinstance(J, Blocks) else cotangent.image
+        if pulled is not None:
+            agreement = cosine(gradient.vector, pulled)
     coefficients = jnp.where(keep, all_coefficients, 0)
     share = jnp.sum(jnp.square(coefficients)) / jnp.where(total > 0, total, 1)
 
@@ -279,6 +293,7 @@ def _compute(
             keep,
             weights,
             of_rows,
+            previous,
             scaling,
             damping=damping / jnp.square(J_unit),
             J_unit=J_unit,
@@ -305,13 +320,14 @@ def _scaled(
     keep: Array,
     weights: Array,
     e: Array,
+    previous: Known | None,
     scaling: Scaling,
     *,
     damping: Array,
     J_unit: Array,
     g_unit: Array,
 ) -> tuple[Array, Array, Array]:
-    """The step t·V q + p, and slope and curvature of the model of the loss along it.
+    """The step t·V q + p but for μ·previous, and slope and curvature of the model of the loss along it.
 
     In the coordinates of V, and in the units of J and g: q = f(σ) e with e = Uᵀg, its scale left to t, and
     p = μ (1 - σ²/(σ²+λ)) Vᵀprevious, where the bracket takes out what the rows decide anew. For κ = -1 and
@@ -319,10 +335,10 @@ def _scaled(
     """
     s, h = jnp.where(keep, factors.s, 0), scaling.curvature
     q = weights * s * e
-    if scaling.previous is None:
+    if previous is None:
         p = replaced = jnp.zeros_like(q)
     else:
-        coefficients = jnp.where(keep, factors.column_coefficients(scaling.previous), 0)
+        coefficients = jnp.where(keep, factors.column_coefficients(previous), 0)
         shrink = jnp.square(s) / jnp.where(keep, jnp.square(s) + damping, 1)
         replaced = scaling.momentum * shrink * coefficients
         p = scaling.momentum * coefficients - replaced
@@ -334,8 +350,6 @@ def _scaled(
     t_tangent = _ratio(jnp.maximum(scaling.loss, 0) / (J_unit * g_unit), against)
     t = jnp.where(has_model, t_model, t_tangent)
     step = factors.combine(t * q - replaced)
-    if scaling.previous is not None:
-        step += scaling.momentum * scaling.previous
     change = s * (t * q + p)
     slope = J_unit * g_unit * jnp.sum(e * change)
     curvature = jnp.where(has_model, h, 0) * jnp.sum(jnp.square(J_unit * change))
@@ -346,22 +360,27 @@ def _ratio(a: Array, b: Array) -> Array:
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
+def _in_own_unit(
+    J: Blocks | RowGram | ColumnGram,
+) -> tuple[Blocks | RowGram | ColumnGram, Float[Array, ""], Bool[Array, ""]]:
+    if isinstance(J, Blocks):
+        unit, is_finite = _unit(J.largest())
+        return J.divided(unit), unit, is_finite
+    return J, J.unit, jnp.isfinite(J.unit)
+
+
+def _divided(x: Known, unit: Array) -> Known:
+    return jax.tree.map(lambda x: x / unit, x)
+
+
 def _unit(x: Array) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """A power of two of the size of the largest entry, 1 if there is none; and whether all are finite.
-
-    In such units squares neither overflow nor vanish, and dividing by a power of two does not round.
-    """
-    largest = jnp.max(jnp.abs(x), initial=0)
-    is_finite = jnp.isfinite(largest)
-    # Keep sign and exponent, which are the bits that infinity has, and clear the rest.
-    integer = np.uint32 if largest.dtype == jnp.float32 else np.uint64
-    exponent_bits = np.array(np.inf, largest.dtype).view(integer)
-    bits = jax.lax.bitcast_convert_type(largest, integer) & exponent_bits
-    power_of_two = jax.lax.bitcast_convert_type(bits, largest.dtype)
-    return jnp.where(is_finite & (largest > 0), power_of_two, 1), is_finite
+    """As `power_of_two`, but 1 where that is no number to divide by."""
+    unit, is_finite = power_of_two(x)
+    return jnp.where(is_finite & (unit > 0), unit, 1), is_finite
 
 
-def _cosine(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:
+def cosine(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, ""]:
+    """Cosine between two vectors: 1 if both are zero, 0 if one is."""
     norm_a, norm_b = jnp.linalg.norm(a), jnp.linalg.norm(b)
     product = norm_a * norm_b
     cosine = dot(a, b) / jnp.where(product > 0, product, 1)

@@ -1,10 +1,12 @@
 """Full precision: products that no accelerator shortens, and an island of float64."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from hig_optax._types import Tree
 
@@ -29,11 +31,39 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision="highest")
 
 
+def power_of_two(x: jax.Array) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """The power of two of the size of the largest entry, 0 if there is none; and whether all are finite.
+
+    In such units squares neither overflow nor vanish, and dividing by a power of two does not round.
+    """
+    largest = jnp.max(jnp.abs(x), initial=0)
+    # Keep sign and exponent, which are the bits that infinity has, and clear the rest.
+    integer = np.uint32 if largest.dtype == jnp.float32 else np.uint64
+    exponent_bits = np.array(np.inf, largest.dtype).view(integer)
+    bits = jax.lax.bitcast_convert_type(largest, integer) & exponent_bits
+    return jax.lax.bitcast_convert_type(bits, largest.dtype), jnp.isfinite(largest)
+
+
+class Wide(NamedTuple):
+    """A float64 array on its way from one island to another, without loss even in a float32 program."""
+
+    data: Array
+    """The array itself in a float64 program, else its bits: uint32, with an axis of two at the end."""
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...]) -> "Wide":
+        """An array of zeros."""
+        return cls(jnp.zeros(shape) if has_float64() else jnp.zeros((*shape, 2), jnp.uint32))
+
+
 def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
     """Evaluate `fun` in float64, whatever the dtype of its arguments and of the program.
 
     Floating arguments are raised to float64; floating results come back in the lowest precision among
     the floating arguments. No global setting is touched. The backend must have float64.
+
+    Arguments of type `Wide` reach `fun` as the float64 arrays that they stand for, and results that `fun`
+    marks as `Wide` keep all their digits.
 
     The island can be batched by `jax.vmap` in any nesting with ``jit``, ``scan``, ``cond`` and
     ``checkpoint``. In a float32 program it cannot be differentiated.
@@ -53,17 +83,18 @@ def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
         Array(True, dtype=bool)
     """
 
-    def raised(*args: Tree) -> Tree:
-        floats = [x.dtype for x in jax.tree.leaves(args) if jnp.issubdtype(x.dtype, jnp.floating)]
+    def raised(*args: Tree, in_bits: bool) -> Tree:
+        leaves = jax.tree.leaves(args, is_leaf=_is_wide)
+        floats = [x.dtype for x in leaves if _is_float(x)]
         out_dtype = min(floats, key=lambda dtype: jnp.finfo(dtype).bits)
-        return _cast(fun(*_cast(args, jnp.float64)), out_dtype)
+        return _lowered(fun(*_raised(args, in_bits)), out_dtype, in_bits)
 
     # The batching rules of the primitives inside run after `enable_x64` has been left and would mix
     # dtypes. So the island has a leading batch axis of its own, and a rule that extends it.
     @jax.custom_batching.custom_vmap
     def island(args: tuple) -> Tree:
         with jax.enable_x64(True):
-            return jax.vmap(lambda args: raised(*args))(args)
+            return jax.vmap(lambda args: raised(*args, in_bits=True))(args)
 
     @island.def_vmap
     def _(axis_size: int, in_batched: list, args: tuple) -> tuple[Tree, Tree]:
@@ -92,10 +123,30 @@ def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
         )
         raise TypeError(msg)
 
-    return lambda *args: raised(*args) if has_float64() else guarded(args)
+    return lambda *args: raised(*args, in_bits=False) if has_float64() else guarded(args)
 
 
-def _cast(tree: Tree, dtype: Any) -> Tree:
-    return jax.tree.map(
-        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
-    )
+def _raised(tree: Tree, in_bits: bool) -> Tree:
+    def raised(x: Any) -> Array:
+        if isinstance(x, Wide):
+            return jax.lax.bitcast_convert_type(x.data, jnp.float64) if in_bits else x.data
+        return x.astype(jnp.float64) if _is_float(x) else x
+
+    return jax.tree.map(raised, tree, is_leaf=_is_wide)
+
+
+def _lowered(tree: Tree, dtype: Any, in_bits: bool) -> Tree:
+    def lowered(x: Any) -> Any:
+        if isinstance(x, Wide):
+            return Wide(jax.lax.bitcast_convert_type(x.data, jnp.uint32)) if in_bits else x
+        return x.astype(dtype) if _is_float(x) else x
+
+    return jax.tree.map(lowered, tree, is_leaf=_is_wide)
+
+
+def _is_wide(x: Any) -> bool:
+    return isinstance(x, Wide)
+
+
+def _is_float(x: Any) -> bool:
+    return not _is_wide(x) and jnp.issubdtype(x.dtype, jnp.floating)

@@ -1,11 +1,14 @@
 """Factors of J from the eigenvalues of its Gram matrix, on the shorter side."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from hig_optax._blocks import Blocks, symmetric_product
 from hig_optax._float64 import dot
-from hig_optax._types import Factors
+from hig_optax._types import Factors, Known
 
 # An eigenvalue of the Gram matrix carries an error of about ε·σ₁², so a singular value below sqrt(ε)·σ₁
 # is noise. Rank-deficient float64 matrices from 8x20 to 600x600 left at most 3.2 sqrt(ε)·σ₁ (see
@@ -17,7 +20,39 @@ FLOOR_IN_SQRT_EPS = 8
 DATA_FLOOR_IN_EPS = 4
 
 
-def factorise(J: Blocks, *, data_eps: float) -> Factors:
+class RowGram(NamedTuple):
+    """J with m <= n, of which only J Jᵀ is known.
+
+    A vector of the column side must come with its image J x. In place of one that is asked for stands the
+    vector of the row side from which Jᵀ makes it.
+    """
+
+    gram: Float[Array, "m m"]
+    """J Jᵀ, divided by the square of `unit`."""
+
+    unit: Float[Array, ""]
+    """The size of the entries of J; not finite where J is not."""
+
+    def zero_unless(self, condition: Bool[Array, ""]) -> "RowGram":
+        """J, or zeros."""
+        return RowGram(jnp.where(condition, self.gram, 0), jnp.where(condition, self.unit, 1))
+
+
+class ColumnGram(NamedTuple):
+    """J with m > n, of which only JᵀJ is known. A vector of the row side must come with its image Jᵀ g."""
+
+    gram: Float[Array, "n n"]
+    """JᵀJ, divided by the square of `unit`."""
+
+    unit: Float[Array, ""]
+    """The size of the entries of J; not finite where J is not."""
+
+    def zero_unless(self, condition: Bool[Array, ""]) -> "ColumnGram":
+        """J, or zeros."""
+        return ColumnGram(jnp.where(condition, self.gram, 0), jnp.where(condition, self.unit, 1))
+
+
+def factorise(J: Blocks | RowGram | ColumnGram, *, data_eps: float) -> Factors:
     """Decompose J through the eigenvectors of J Jᵀ or Jᵀ J, whichever is smaller.
 
     The other side's vectors are never formed: Vᵀx = Σ⁻¹ Uᵀ J x and V c = Jᵀ U Σ⁻¹ c. Nor, on the row side,
@@ -25,35 +60,62 @@ def factorise(J: Blocks, *, data_eps: float) -> Factors:
 
     Args:
         J: (m, n), finite, entries of order one at most (divide by max |J| before), float64 unless the
-            caller accepts that singular values below 1e-3 of the largest are lost in float32.
+            caller accepts that singular values below 1e-3 of the largest are lost in float32. Or one of its
+            Gram matrices, which stands for J divided by its unit.
         data_eps: Machine epsilon of the precision in which J was computed.
 
     Returns:
         Factors with r = min(m, n).
     """
-    floor = max(
-        FLOOR_IN_SQRT_EPS * float(jnp.finfo(J.dtype).eps) ** 0.5, DATA_FLOOR_IN_EPS * data_eps
-    )
-    m, n = J.shape
-    if m <= n:
-        s, U = _eigen(J.gram())
-        inverse = _safe_inverse(s)
-        return Factors(
-            s=s,
-            floor=floor,
-            row_coefficients=lambda g: dot(g, U),
-            column_coefficients=lambda x: inverse * dot(J.matvec(x), U),
-            combine=lambda c: J.rmatvec(dot(U, inverse * c)),
-        )
-    s, V = _eigen(symmetric_product(J.written_out().T))
+    if isinstance(J, RowGram):
+        return _by_rows(J.gram, _image, lambda w: w / J.unit, data_eps)
+    if isinstance(J, ColumnGram):
+        return _by_columns(J.gram, _image, data_eps)
+    if J.shape[0] <= J.shape[1]:
+        return _by_rows(J.gram(), lambda x: J.matvec(x.vector), J.rmatvec, data_eps)
+    gram = symmetric_product(J.written_out().T)
+    return _by_columns(gram, lambda g: J.rmatvec(g.vector), data_eps)
+
+
+def _by_rows(
+    gram: Float[Array, "m m"],
+    matvec: Callable[[Known], Array],
+    rmatvec: Callable[[Array], Array],
+    data_eps: float,
+) -> Factors:
+    s, U = _eigen(gram)
     inverse = _safe_inverse(s)
     return Factors(
         s=s,
-        floor=floor,
-        row_coefficients=lambda g: inverse * dot(J.rmatvec(g), V),
-        column_coefficients=lambda x: dot(x, V),
+        floor=_floor(gram, data_eps),
+        row_coefficients=lambda g: dot(g.vector, U),
+        column_coefficients=lambda x: inverse * dot(matvec(x), U),
+        combine=lambda c: rmatvec(dot(U, inverse * c)),
+    )
+
+
+def _by_columns(
+    gram: Float[Array, "n n"], rmatvec: Callable[[Known], Array], data_eps: float
+) -> Factors:
+    s, V = _eigen(gram)
+    inverse = _safe_inverse(s)
+    return Factors(
+        s=s,
+        floor=_floor(gram, data_eps),
+        row_coefficients=lambda g: inverse * dot(rmatvec(g), V),
+        column_coefficients=lambda x: dot(x.vector, V),
         combine=lambda c: dot(V, c),
     )
+
+
+def _image(x: Known) -> Array:
+    assert x.image is not None, "where only a Gram matrix is known, the image is needed"
+    return x.image
+
+
+def _floor(gram: Array, data_eps: float) -> float:
+    eps = float(jnp.finfo(gram.dtype).eps)
+    return max(FLOOR_IN_SQRT_EPS * eps**0.5, DATA_FLOOR_IN_EPS * data_eps)
 
 
 def _eigen(gram: Float[Array, "r r"]) -> tuple[Float[Array, " r"], Float[Array, "r r"]]:

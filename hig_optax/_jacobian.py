@@ -1,6 +1,7 @@
 """The Jacobian of the stacked rows: row block by row block, or as a pair of linear maps."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hig_optax._batch import Samples
-from hig_optax._blocks import Blocks, Dense, Outer
+from hig_optax._blocks import Dense, Outer
 from hig_optax._residual import Rows
+from hig_optax._slices import Slices
 from hig_optax._taps import Tapped
 
 
@@ -53,6 +55,68 @@ def stacked_jacobian(
     return y.reshape(-1), J.reshape(-1, J.shape[-1])
 
 
+def jacobian_slices(
+    rows: Rows,
+    columns: tuple[Array, ...],
+    samples: Samples,
+    *,
+    mode: Literal["reverse", "forward"],
+    chunk_size: int,
+    dtype: Any,
+    parts: Sequence[int] | None = None,
+) -> tuple[Slices, bool]:
+    """The Jacobian of `stacked_jacobian`, formed slice by slice where it is asked for.
+
+    Args:
+        rows: As in `stacked_jacobian`.
+        columns: As in `stacked_jacobian`.
+        samples: As in `stacked_jacobian`.
+        mode: As in `stacked_jacobian`.
+        chunk_size: Samples of a slice, at most: slices are of equal size. Rows (reverse) or columns (forward)
+            where the residual takes the whole batch.
+        dtype: As in `stacked_jacobian`.
+        parts: Which column parts to differentiate by. None: all.
+
+    Returns:
+        The slices, and whether they are rows of J (or else columns).
+    """
+    parts = range(len(columns)) if parts is None else parts
+    free = tuple(columns[i] for i in parts)
+
+    def evaluate(free: tuple[Array, ...], entries: tuple[Any, ...]) -> Array:
+        values = list(columns)
+        for i, value in zip(parts, free, strict=True):
+            values[i] = value
+        return rows.evaluate(tuple(values), entries)
+
+    restricted = dataclasses.replace(rows, evaluate=evaluate)
+    r, n = rows.view.size, sum(part.size for part in free)
+    size = samples.size
+    if size is None:
+        by_rows = mode == "reverse"
+        one, _ = (_pullbacks if by_rows else _pushes)(restricted, free, (), dtype)
+        size, length = (r, n) if by_rows else (n, r)
+        height = _even(size, chunk_size)
+        indices = jnp.arange(height, dtype=jnp.int32)
+        return Slices(lambda i: jax.vmap(one)(i * height + indices), height, size, length), by_rows
+
+    block = _reverse if mode == "reverse" else _forward
+    count = _even(size, chunk_size)
+
+    def take(i: Array) -> Array:
+        index = i * count + jnp.arange(count, dtype=jnp.int32)
+        entries = jax.tree.map(lambda x: x[jnp.minimum(index, size - 1)], samples.mapped)
+        J = jax.vmap(lambda entries: block(restricted, free, entries, dtype, None)[1])(entries)
+        return jnp.where((index < size)[:, None, None], J, 0).reshape(-1, n)
+
+    return Slices(take, count * r, size * r, n), True
+
+
+def _even(size: int, chunk_size: int) -> int:
+    """The size of a chunk where as few as need be are of equal size."""
+    return -(-size // -(-size // chunk_size))
+
+
 def stacked_rows(
     rows: Rows, columns: tuple[Array, ...], samples: Samples, *, chunk_size: int | None
 ) -> Float[Array, " m"]:
@@ -72,7 +136,8 @@ def factored_jacobian(
     *,
     chunk_size: int | None,
     dtype: Any,
-) -> tuple[Float[Array, " m"], Blocks]:
+    only_tapped: bool = False,
+) -> tuple[Float[Array, " m"], dict[int, Dense | Outer]]:
     """Rows of all samples and their Jacobian, with the tapped weight matrices as outer products.
 
     By reverse mode, which stops at the products of those matrices: their derivatives, of the size of the
@@ -84,11 +149,12 @@ def factored_jacobian(
         samples: b samples.
         chunk_size: Samples that are differentiated at once. None: all.
         dtype: Dtype of the Jacobian.
+        only_tapped: Leave out the blocks of all other columns.
 
     Returns:
-        Rows (m,), and J as blocks in the order of the columns.
+        Rows (m,), and the blocks of J by column part, in order.
     """
-    plain = [i for i in range(len(columns)) if i not in tapped.matrices]
+    plain = [] if only_tapped else [i for i in range(len(columns)) if i not in tapped.matrices]
     zeros = [jnp.zeros(tap.shape, tap.dtype) for tap in tapped.taps]
 
     def one_sample(entries: tuple[Any, ...]) -> tuple[Array, list, list, list]:
@@ -104,16 +170,16 @@ def factored_jacobian(
         return y, dense, [x.astype(dtype) for x in taps], [x.astype(dtype) for x in inputs]
 
     y, dense, taps, inputs = _map(one_sample, samples.mapped, samples.size, chunk_size)
-    blocks: list[Dense | Outer] = []
-    for i in range(len(columns)):
+    blocks: dict[int, Dense | Outer] = {}
+    for i in sorted({*plain, *tapped.matrices}):
         if i in plain:
             block = dense[plain.index(i)]
-            blocks.append(Dense(block.reshape(-1, block.shape[-1])))
+            blocks[i] = Dense(block.reshape(-1, block.shape[-1]))
         else:
             uses = [use for use, part in enumerate(tapped.matrices) if part == i]
             a = jnp.concatenate([inputs[use] for use in uses], axis=1)
-            blocks.append(Outer(a, jnp.concatenate([taps[use] for use in uses], axis=2)))
-    return y.reshape(-1), Blocks(tuple(blocks))
+            blocks[i] = Outer(a, jnp.concatenate([taps[use] for use in uses], axis=2))
+    return y.reshape(-1), blocks
 
 
 class LinearMaps(NamedTuple):
@@ -185,12 +251,7 @@ def _reverse(
     dtype: Any,
     chunk_size: int | None,
 ) -> tuple[Float[Array, " r"], Float[Array, "r n"]]:
-    y, pullback = jax.vjp(lambda columns: rows.evaluate(columns, entries), columns)
-
-    def row(index: Array) -> Array:
-        (parts,) = pullback(jax.nn.one_hot(index, y.size, dtype=y.dtype))
-        return jnp.concatenate([part.ravel().astype(dtype) for part in parts])
-
+    row, y = _pullbacks(rows, columns, entries, dtype)
     return y, _map(row, jnp.arange(y.size), y.size, chunk_size)
 
 
@@ -201,6 +262,28 @@ def _forward(
     dtype: Any,
     chunk_size: int | None,
 ) -> tuple[Float[Array, " r"], Float[Array, "r n"]]:
+    column, y = _pushes(rows, columns, entries, dtype)
+    size = sum(part.size for part in columns)
+    return y, _map(column, jnp.arange(size), size, chunk_size).T
+
+
+def _pullbacks(
+    rows: Rows, columns: tuple[Array, ...], entries: tuple[Any, ...], dtype: Any
+) -> tuple[Callable[[Array], Array], Float[Array, " r"]]:
+    """``i -> row i of J``, zero where there is none, and the rows."""
+    y, pullback = jax.vjp(lambda columns: rows.evaluate(columns, entries), columns)
+
+    def row(index: Array) -> Array:
+        (parts,) = pullback(jax.nn.one_hot(index, y.size, dtype=y.dtype))
+        return jnp.concatenate([part.ravel().astype(dtype) for part in parts])
+
+    return row, y
+
+
+def _pushes(
+    rows: Rows, columns: tuple[Array, ...], entries: tuple[Any, ...], dtype: Any
+) -> tuple[Callable[[Array], Array], Float[Array, " r"]]:
+    """``i -> column i of J``, zero where there is none, and the rows."""
     y, push = jax.linearize(lambda columns: rows.evaluate(columns, entries), columns)
     sizes = [part.size for part in columns]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -213,7 +296,7 @@ def _forward(
         )
         return push(tangents).astype(dtype)
 
-    return y, _map(column, jnp.arange(sum(sizes)), sum(sizes), chunk_size).T
+    return column, y
 
 
 def _map(fun: Any, xs: Any, size: int | None, chunk_size: int | None) -> Any:

@@ -15,6 +15,10 @@ GRAM64_RTOL = 1e-6
 
 DEFAULT_MATVECS = 20
 
+# A float32 J takes 20 bytes an entry while its Gram matrix is formed (itself, float64, and that in its own
+# unit), the decomposition of a Gram matrix some 40 bytes an entry.
+HELD_SIDES = 2
+
 
 def choose_jacobian(
     mode: JacobianMode, *, rows: int, columns: int, has_custom_vjp: bool
@@ -42,6 +46,23 @@ def choose_jacobian(
     if mode != "auto":
         return mode
     return "forward" if rows > columns and not has_custom_vjp else "reverse"
+
+
+def may_be_held(shape: tuple[int, int], *, columns: int) -> bool:
+    """Whether some columns of J may be held although it is to be formed in chunks.
+
+    They may where that takes no more than the decomposition of the Gram matrix, of side min(m, n), takes
+    anyway. Otherwise slices of them are formed anew for every pair of chunks.
+
+    Args:
+        shape: (m, n) of J.
+        columns: How many columns are in question.
+
+    Example:
+        >>> may_be_held((512, 2956), columns=2956), may_be_held((512, 2956), columns=1000)
+        (False, True)
+    """
+    return shape[0] * columns <= HELD_SIDES * min(shape) ** 2
 
 
 def refuse_custom_vjp() -> None:

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from hig_optax._batch import Samples, take_apart
@@ -19,6 +20,7 @@ from hig_optax._direction import (
 from hig_optax._jacobian import (
     LinearMaps,
     factored_jacobian,
+    jacobian_slices,
     linear_maps,
     stacked_jacobian,
     stacked_rows,
@@ -28,10 +30,12 @@ from hig_optax._plan import (
     choose_jacobian,
     choose_solver,
     exact_solver,
+    may_be_held,
     refuse_custom_vjp,
 )
 from hig_optax._residual import Rows, trace_rows
 from hig_optax._settings import Settings, check_passed
+from hig_optax._sliced import SlicedJacobian, sliced_direction
 from hig_optax._taps import Tapped, find_taps
 from hig_optax._types import LossFn, Tree
 from hig_optax._wrappers import refuse_multi_steps
@@ -55,7 +59,7 @@ class Linearised(NamedTuple):
     rows: Rows
     samples: Samples
     y: Float[Array, " m"]
-    J: Blocks | LinearMaps
+    J: Blocks | SlicedJacobian | LinearMaps
     dtype: Any
     solver: Any
 
@@ -127,7 +131,9 @@ def direction_from(
         "damping": settings.damping,
         "max_rank": settings.max_rank,
     }
-    if isinstance(at.J, LinearMaps):
+    if isinstance(at.J, SlicedJacobian):
+        found = sliced_direction(at.J, gradient, cotangent, scaling=scaling, **numbers)
+    elif isinstance(at.J, LinearMaps):
         assert scaling is None, "the steps of adaptive_hig take a direct solver"
         found = krylov_direction(
             at.J.matvec,
@@ -169,15 +175,40 @@ def _jacobian(
     mode: Literal["reverse", "forward"],
     solver: Literal["svd", "gram"],
     dtype: Any,
-) -> tuple[Array, Blocks]:
-    """Rows and Jacobian: factored where the Gram matrix of the rows is all that is wanted of it."""
-    keywords: dict[str, Any] = {"chunk_size": settings.chunk_size, "dtype": dtype}
-    if solver == "gram" and mode == "reverse" and not _is_explicitly_sharded():
-        tapped = _find_taps(rows, columns, samples)
-        if tapped is not None:
-            return factored_jacobian(tapped, columns.parts, samples, **keywords)
-    y, J = stacked_jacobian(rows, columns.parts, samples, mode=mode, **keywords)
-    return _gathered(y), Blocks((Dense(_gathered(J)),))
+) -> tuple[Array, Blocks | SlicedJacobian]:
+    """Rows and Jacobian.
+
+    Where its Gram matrix is all that is wanted of it, what can be is factored, and what is left comes in
+    slices if it should not be held.
+    """
+    parts, chunk_size = columns.parts, settings.chunk_size
+    keywords: dict[str, Any] = {"chunk_size": chunk_size, "dtype": dtype}
+    if solver == "svd" or _is_explicitly_sharded():
+        y, J = stacked_jacobian(rows, parts, samples, mode=mode, **keywords)
+        return _gathered(y), Blocks((Dense(_gathered(J)),))
+
+    tapped = _find_taps(rows, columns, samples) if mode == "reverse" else None
+    plain = [i for i in range(len(parts)) if tapped is None or i not in tapped.matrices]
+    shape = (samples.size or 1) * rows.view.size, columns.view.size
+    number = samples.size or shape[mode == "forward"]
+    is_held = (
+        chunk_size is None
+        or chunk_size >= number
+        or may_be_held(shape, columns=sum(parts[i].size for i in plain))
+    )
+    if tapped is not None:
+        y, blocks = factored_jacobian(tapped, parts, samples, only_tapped=not is_held, **keywords)
+        if is_held:
+            return y, Blocks(tuple(blocks.values()))
+    elif is_held:
+        y, J = stacked_jacobian(rows, parts, samples, mode=mode, **keywords)
+        return y, Blocks((Dense(J),))
+    else:
+        y, blocks = stacked_rows(rows, parts, samples, chunk_size=chunk_size), {}
+    slices, by_rows = jacobian_slices(rows, parts, samples, mode=mode, parts=plain, **keywords)
+    ends = np.cumsum([part.size for part in parts])
+    held = tuple((slice(ends[i] - parts[i].size, ends[i]), block) for i, block in blocks.items())
+    return y, SlicedJacobian(slices, by_rows, shape, dtype, held)
 
 
 def _find_taps(rows: Rows, columns: Columns, samples: Samples) -> Tapped | None:

@@ -33,8 +33,8 @@ def factorise(J: Float[Array, "m n"]) -> Factors:
     return Factors(
         s=s,
         floor=FLOOR_IN_EPS * float(jnp.finfo(J.dtype).eps),
-        row_coefficients=lambda g: dot(g, U),
-        column_coefficients=lambda x: dot(x, V),
+        row_coefficients=lambda g: dot(g.vector, U),
+        column_coefficients=lambda x: dot(x.vector, V),
         combine=lambda c: dot(V, c),
     )
 

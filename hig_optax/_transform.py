@@ -86,10 +86,13 @@ def scale_by_hig(
             20). `Spectrum.unsettled` says whether it is enough. Give `loss_fn` with it: the subspace then
             starts from ∂L/∂y and is the best for its size. From an incoming gradient, part of which may lie
             outside the row space of J, it has to start one product further away.
-        chunk_size: How many samples' rows of J are built at once, to bound the memory of their
-            differentiation; where ``batch_axis=None``, how many rows (columns in forward mode). With
-            ``"krylov"``, how many samples are differentiated at once, those of a chunk anew for every
-            product. None: all.
+        chunk_size: How many samples are differentiated at once, to bound memory; how many rows (columns in
+            forward mode) where ``batch_axis=None``. None: all. With ``"gram"`` the m×n Jacobian is then not
+            held: memory is O(min(m, n)² + chunk_size·n), and for m <= n what is not kept as outer products is
+            differentiated anew for every pair of chunks, (number of chunks + 1)/2 times. (A J that is small
+            beside its Gram matrix is held and differentiated once.) With ``"svd"`` J is held whatever the
+            chunks, and while it is decomposed three times over: 3·m·n numbers. With ``"krylov"`` the samples
+            of a chunk are differentiated anew for every product.
         spectrum_size: How many singular values the state keeps.
 
     Returns:

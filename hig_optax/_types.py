@@ -20,6 +20,16 @@ JacobianMode = Literal["auto", "reverse", "forward"]
 Scalar = float | jax.Array
 
 
+class Known(NamedTuple):
+    """A vector, and what J or Jᵀ makes of it, where J is not at hand to say so."""
+
+    vector: Float[Array, " a"]
+    """The vector, of the row side or of the column side."""
+
+    image: Float[Array, " b"] | None = None
+    """Its image, on the other side, by J divided by its unit."""
+
+
 class Factors(NamedTuple):
     """J = U Σ Vᵀ, as far as a direction needs it.
 
@@ -32,10 +42,10 @@ class Factors(NamedTuple):
     floor: float
     """Share of ``s[0]`` below which this solver's singular values are rounding noise."""
 
-    row_coefficients: Callable[[Array], Array]
+    row_coefficients: Callable[[Known], Array]
     """``g -> Uᵀ g``, (m,) -> (r,). Where ``s`` is at the floor, the entry has no meaning."""
 
-    column_coefficients: Callable[[Array], Array]
+    column_coefficients: Callable[[Known], Array]
     """``x -> Vᵀ x``, (n,) -> (r,). Where ``s`` is at the floor, the entry has no meaning."""
 
     combine: Callable[[Array], Array]

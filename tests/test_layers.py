@@ -14,8 +14,9 @@ RANKS = [
     {"_types"},
     {"_filters", "_float64", "_residual", "_batch", "_settings", "_taps", "_weights", "_wrappers"},
     {"_columns", "_plan", "_svd", "_krylov", "_blocks"},
-    {"_jacobian", "_gram"},
-    {"_direction"},
+    {"_gram", "_slices"},
+    {"_jacobian", "_direction"},
+    {"_sliced"},
     {"_report", "_step"},
     {"_transform", "_adaptive"},
 ]
