@@ -1,6 +1,7 @@
 """Settings of every test: strict promotion, and eight virtual CPU devices for those that ask."""
 
 import os
+import zlib
 
 import hypothesis
 import jax
@@ -17,6 +18,36 @@ if "HIG_OPTAX_TEST_DEVICES" in os.environ:
 # make a failure one that can be repeated.
 hypothesis.settings.register_profile("jax", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("jax")
+
+
+# A second run, with other releases of JAX and Python, need not try each case of every table again: with
+# HIG_OPTAX_TEST_ONE_IN=n it takes every n-th case of each parametrised test, at least one.
+ONE_IN = int(os.environ.get("HIG_OPTAX_TEST_ONE_IN", "1"))
+
+
+def pytest_collection_modifyitems(config, items):
+    if ONE_IN == 1:
+        return
+    tables = {}
+    for item in items:
+        if hasattr(item, "callspec"):
+            tables.setdefault(item.nodeid.split("[")[0], []).append(item)
+    kept = set()
+    for name, cases in tables.items():
+        first = zlib.crc32(name.encode()) % min(ONE_IN, len(cases))
+        kept.update(cases[first::ONE_IN])
+    left_out = [item for item in items if hasattr(item, "callspec") and item not in kept]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not hasattr(item, "callspec") or item in kept]
+
+
+@pytest.fixture
+def compiled_as_for_users():
+    """For tests of rounding, where the suite runs with JAX_DISABLE_MOST_OPTIMIZATIONS (see the Makefile)."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)

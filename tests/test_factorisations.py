@@ -8,6 +8,7 @@ from matrices import SHAPES, SPECTRA, planted
 
 from hig_optax import _gram, _svd
 from hig_optax._blocks import Blocks, Dense
+from hig_optax._types import Known
 
 
 def gram(A, data_eps=2.3e-16):
@@ -28,8 +29,8 @@ def test_factors_in_float64(solver, shape, spectrum):
     with jax.enable_x64(True):
         factors = SOLVERS[solver](jnp.asarray(A))
         kept = np.asarray(factors.s) > factors.floor * factors.s[0]
-        c = jnp.where(kept, factors.row_coefficients(jnp.asarray(g)), 0)
-        d = jnp.where(kept, factors.column_coefficients(jnp.asarray(x)), 0)
+        c = jnp.where(kept, factors.row_coefficients(Known(jnp.asarray(g))), 0)
+        d = jnp.where(kept, factors.column_coefficients(Known(jnp.asarray(x))), 0)
         from_c = factors.combine(c * factors.s)
         projected = factors.combine(d)
         # The Gram matrix leaves an absolute error of ε·σ₁² on σ², so of ε·σ₁²/σ on a kept σ: here

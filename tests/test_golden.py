@@ -14,6 +14,8 @@ from matrices import relative_error
 
 import hig_optax
 
+pytestmark = pytest.mark.usefixtures("compiled_as_for_users")
+
 EXPONENTS = {-0.5: "0.5", -1.0: "1", 0.0: "0"}
 
 # Relative error of the authors' float32 direction, by exponent.

@@ -9,6 +9,8 @@ from matrices import direction, planted, relative_error
 from hig_optax._direction import half_inverse_direction
 from hig_optax._plan import choose_solver
 
+pytestmark = pytest.mark.usefixtures("compiled_as_for_users")
+
 J = planted((96, 400), np.logspace(0, -7, 96))
 G = np.random.default_rng(1).normal(size=96)
 
