@@ -10,6 +10,7 @@ from hig_optax.experiments.claims import CLAIMS, median_loss
 from hig_optax.experiments.compare import Comparison
 from hig_optax.experiments.figures.style import save_small
 from hig_optax.experiments.history import by_method
+from hig_optax.experiments.study import OURS
 from hig_optax.experiments.table import Table
 
 PICTURES = ("toy", "loss", "trajectory", "density", "fields", "spectrum-hig")
@@ -83,15 +84,19 @@ def ranking(comparisons: Mapping[str, Comparison]) -> Table:
     for name, comparison in comparisons.items():
         losses = {m: median_loss(r) for m, r in by_method(comparison.histories).items()}
         order = sorted(losses, key=lambda method: losses[method])
-        told = [f"{method} {losses[method]:.1e}" for method in order]
-        place = order.index("hig")
-        told[place] = f"**{told[place]}**"
+        told = [
+            f"**{method} {losses[method]:.1e}**"
+            if method in OURS
+            else f"{method} {losses[method]:.1e}"
+            for method in order
+        ]
+        places = ", ".join(f"{m} {order.index(m) + 1}" for m in order if m in OURS)
         rows.append(
-            (name, comparison.budget.in_words(), f"{place + 1} of {len(order)}", " < ".join(told))
+            (name, comparison.budget.in_words(), f"{places} of {len(order)}", " < ".join(told))
         )
     return Table(
         "Where half-inverse gradients come first, and where not",
-        ("experiment", "budget of a run", "place", "median test losses"),
+        ("experiment", "budget of a run", "places", "median test losses"),
         tuple(rows),
         prose=True,
     )

@@ -42,16 +42,19 @@ class Experiment:
 Study = Mapping[str, Experiment]
 """Experiments by name."""
 
+OURS = ("hig", "adaptive-hig")
+"""The method at its published fixed rate, and with steps that choose their own size."""
+
 AS_IN_THE_PAPER = "nonlinear-oscillators with batches of 128"
 
 _PAPERS_BATCHES = {name: {"batch_size": 128} for name in ("hig", "gauss-newton")}
 _OF_TOYS = ("hig", "gauss-newton", "adam")
 _AGAINST_TIME = {
-    "linear-oscillators": ("hig", "gauss-newton", "adam", "sip", "adam-cosine", "muon", "lbfgs"),
-    "nonlinear-oscillators": ("hig", "adam", "adam-cosine", "muon"),
+    "linear-oscillators": (*OURS, "gauss-newton", "adam", "sip", "adam-cosine", "muon", "lbfgs"),
+    "nonlinear-oscillators": (*OURS, "adam", "adam-cosine", "muon"),
     AS_IN_THE_PAPER: ("hig", "gauss-newton", "adam"),
-    "quantum-dipole": ("hig", "gauss-newton", "adam", "muon"),
-    "poisson": ("hig", "adam", "adam-cosine", "muon"),
+    "quantum-dipole": (*OURS, "gauss-newton", "adam", "muon"),
+    "poisson": (*OURS, "adam", "adam-cosine", "muon"),
 }
 
 
@@ -77,7 +80,9 @@ def _study(
         study[toy] = Experiment(toy, _OF_TOYS, tuple(seeds_of_steps), Budget(steps=steps))
     for toy in ("toy", "toy-balanced"):
         budget = Budget(seconds=seconds / 5)
-        study[f"{toy} against time"] = Experiment(toy, (*_OF_TOYS, "muon"), tuple(seeds), budget)
+        study[f"{toy} against time"] = Experiment(
+            toy, (*_OF_TOYS, "adaptive-hig", "muon"), tuple(seeds), budget
+        )
     for name, methods in _AGAINST_TIME.items():
         budget = Budget(seconds=2 * seconds if name == "quantum-dipole" else seconds)
         problem, overrides = name.split(" ")[0], {}
