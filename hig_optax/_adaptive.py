@@ -1,8 +1,9 @@
 """Half-inverse gradients that choose their own step: scaled, tried, and damped by how well steps do."""
 
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._columns import Columns
-from hig_optax._direction import Direction, Scaling
+from hig_optax._control import Progress, next_damping, shorten_until_lower
+from hig_optax._direction import Scaling
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings, check_number
 from hig_optax._step import (
@@ -22,16 +24,23 @@ from hig_optax._step import (
 )
 from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Spectrum, Tree
 
-# Marquardt's control: a step that did what the model promised lowers the damping, one that did not raises it.
-GOOD_GAIN, POOR_GAIN, FACTOR = 0.75, 0.25, 3.0
-MIN_DAMPING, MAX_DAMPING = 1e-10, 1e6
+Auto = Literal["auto"]
 
-# A step that fails is tried again at a quarter of its length, along the same direction, so that nothing is
-# decomposed anew. Four trials reach 1/64 of it.
-TRIALS, SHORTER = 4, 0.25
 
-# A predicted decrease below so many ε·loss is lost in the rounding of the loss: it says nothing about λ.
-STATIONARY_IN_EPS = 4
+class _Recipe(NamedTuple):
+    """Settings that belong together."""
+
+    exponent: Scalar
+    momentum: Scalar
+    max_relative_step: Scalar | None
+    patience: Scalar | None
+
+
+# What "auto" means. A batch with fewer rows than there are parameters leaves most of them open: what earlier
+# batches said of them is carried on, and a bound and patience keep one batch from deciding too much. One with
+# more rows decides them all, and there the same precautions cost decades (see ADAPTIVE.md, the notebooks').
+OPEN = _Recipe(exponent=-0.75, momentum=0.95, max_relative_step=0.02, patience=200)
+DECIDED = _Recipe(exponent=-0.5, momentum=0.0, max_relative_step=None, patience=None)
 
 
 class AdaptiveHigState(NamedTuple):
@@ -59,7 +68,13 @@ class AdaptiveHigState(NamedTuple):
     """Euclidean norm of the last trial's step in the optimized parameters."""
 
     previous: Float[Array, " n"] | None
-    """The last step, uphill, for the momentum; None where `momentum` is the number 0."""
+    """The last step, uphill and before the learning rate; None where `momentum` is the number 0."""
+
+    reach: Float[Array, ""]
+    """Share of the next step at which it is first tried: 1, or less where the last ones failed there."""
+
+    progress: Progress | None
+    """Whether the loss of new batches falls, and the `factor` on the steps; None without `patience`."""
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
@@ -70,10 +85,11 @@ def adaptive_hig(
     *,
     loss_fn: LossFn | None = None,
     learning_rate: optax.ScalarOrSchedule = 1.0,
-    exponent: Scalar = -0.75,
+    exponent: Scalar | Auto = "auto",
     init_relative_damping: Scalar = 1e-2,
-    momentum: Scalar = 0.95,
-    max_step_norm: Scalar | None = 0.1,
+    momentum: Scalar | Auto = "auto",
+    max_relative_step: Scalar | Auto | None = "auto",
+    patience: Scalar | Auto | None = "auto",
     rtol: Scalar = 0.0,
     atol: Scalar = 0.0,
     max_rank: int | None = None,
@@ -89,25 +105,32 @@ def adaptive_hig(
 
     With rows y(θ), J = ∂y/∂θ = U Σ Vᵀ and the loss ½‖y‖² (any multiple of it gives the same steps), a step is
 
-        -(t V f(Σ) Uᵀ y + p),    f(σ) = σ (σ² + λ)^((κ-1)/2),    p = μ V⊥ V⊥ᵀ previous step,
+        -η s (t V f(Σ) Uᵀ y + p),    f(σ) = σ (σ² + λ)^((κ-1)/2),    p = μ V⊥ V⊥ᵀ previous step,
 
-    where t minimises the linearised loss ½‖y - J·step‖², and p carries on what the last step did outside of
-    what this batch's rows decide: V⊥ V⊥ᵀ stands for 1 - V Σ²(Σ²+λ)⁻¹ Vᵀ. For κ = -1 and t = 1 that is SPRING,
-    without momentum Levenberg-Marquardt. A step longer than `max_step_norm` is shortened to it.
+    where t minimises the linearised loss ½‖y - J·step‖², and p carries on what the last step, before η and s,
+    did outside of what this batch's rows decide: V⊥ V⊥ᵀ stands for 1 - V Σ²(Σ²+λ)⁻¹ Vᵀ. For κ = -1 and t = 1
+    that is SPRING, without momentum Levenberg-Marquardt. Steps are bounded by a share of ‖θ‖.
 
     Then the step is tried: one forward pass of the batch. If the loss does not fall or is not finite, the
     same direction is tried at 1/4, 1/16 and 1/64 of the length; the Jacobian is not decomposed again. If
-    none serves, the updates are zero, the momentum is forgotten and the damping raised. λ is a multiple of
+    none serves, the updates are zero, the momentum is forgotten, the damping raised, and the next step is
+    tried at still less first; from there lengths grow by 4 a step up to all of it. λ is a multiple of
     the mean of σ²: divided by 3 where the loss fell by more than 3/4 of what the model had promised,
     multiplied by 3 where it fell by less than 1/4, and for every trial that failed. It stays where the step
-    was cut to `max_step_norm`, where the promise is below the rounding of the loss, and in
-    [1e-10, 1e6].
+    was cut to its bound, where the promise is below the rounding of the loss, and in [1e-8, 1e6].
 
-    On mini-batches the trial is no safeguard against drift: every step can lower the loss of its own batch
-    and still raise that of all others, most of all with κ = -1 and neither momentum nor a bound on the step.
-    On a fixed batch, and on batches with more rows than there are parameters, set both off by
-    ``momentum=0.0, max_step_norm=None``: there they only slow it down, and by much (see ADAPTIVE.md among the
-    notebooks). The bound is absolute: a larger network may want a larger one.
+    On mini-batches the trial is no safeguard: every step can lower the loss of its own batch and still raise
+    that of all others. What is known of those is the loss of each new batch before the step on it. While that
+    falls, s is 1; where it no longer does, measured over `patience` batches, s shrinks, and with it the noise
+    that single batches leave in the parameters: a schedule that needs no horizon.
+
+    The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:
+
+        m < n    exponent -3/4, momentum 0.95, max_relative_step 0.02, patience 200
+        m >= n   exponent -1/2, momentum 0, no bound, no patience
+
+    A fixed batch with m < n, an underdetermined least-squares problem, is better off with
+    ``momentum=0.0, max_relative_step=None, patience=None``.
 
     Args:
         residual_fn: ``(params, sample) -> rows``, as in `scale_by_hig`. Without `loss_fn` the rows must be
@@ -117,20 +140,25 @@ def adaptive_hig(
             multiple of a sum of squares, else as if the loss were equally curved in all rows. Where h is
             not positive, the step is as long as the tangent of the loss takes to reach 0, so that such a loss
             should be bounded by 0.
-        learning_rate: Factor on the step, a number or a schedule (of `AdaptiveHigState.num_updates`),
-            dimensionless: 1 is the step of the model, whatever the scale of the loss.
+        learning_rate: η, a number or a schedule (of `AdaptiveHigState.num_updates`), dimensionless: 1 is the
+            step of the model, whatever the scale of the loss. Below 1 the steps of several batches average.
         exponent: κ; may be traced.
         init_relative_damping: λ > 0 of the first step over the mean of σ²; may be traced (read by ``init``).
         momentum: μ in [0, 1); may be traced.
-        max_step_norm: Longest step, in the Euclidean norm of all optimized parameters, after the learning
-            rate; may be traced. None: no bound.
+        max_relative_step: Longest step, after the learning rate, as a share of the Euclidean norm of all
+            optimized parameters; that norm counts as 1 where it is less, so that parameters can start from
+            zero. May be traced. None: no bound.
+        patience: Number of batches over which the loss must have fallen for s not to shrink, at least 1; may
+            be traced. None: s = 1.
         rtol: As in `scale_by_hig`. The damping takes its place, so that 0 (the noise floor alone) is enough.
         atol: As in `scale_by_hig`.
         max_rank: As in `scale_by_hig`.
         batch_axis: As in `scale_by_hig`.
         mask: As in `hig`: the False leaves are frozen.
         jacobian: As in `scale_by_hig`.
-        solver: As in `scale_by_hig`.
+        solver: As in `scale_by_hig`. With ``"krylov"`` the mean of σ² is that of the Ritz values, and the
+            previous step is carried on whole, p = μ·previous step, beside the direction of y - J p. For
+            κ = -1 and all of the row space both ways are one.
         num_matvecs: As in `scale_by_hig`.
         chunk_size: As in `scale_by_hig`.
         spectrum_size: As in `scale_by_hig`.
@@ -151,7 +179,7 @@ def adaptive_hig(
         ...     return jnp.stack([10 * (w[1] - w[0] ** 2), 1 - w[0]]) * sample
         >>> def loss_fn(w, batch):
         ...     return jnp.sum(jax.vmap(residual_fn, (None, 0))(w, batch) ** 2)
-        >>> opt = hig_optax.adaptive_hig(residual_fn, momentum=0.0, max_step_norm=None)
+        >>> opt = hig_optax.adaptive_hig(residual_fn)
         >>> w, batch = jnp.array([-1.2, 1.0]), jnp.ones(1)
         >>> state = opt.init(w)
         >>> for _ in range(30):
@@ -168,7 +196,7 @@ def adaptive_hig(
     settings = Settings(
         residual_fn=residual_fn,
         loss_fn=loss_fn,
-        exponent=exponent,
+        exponent=OPEN.exponent if isinstance(exponent, str) else exponent,
         rtol=rtol,
         atol=atol,
         max_rank=max_rank,
@@ -181,16 +209,23 @@ def adaptive_hig(
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
     )
-    if solver == "krylov":
-        raise ValueError(
-            'adaptive_hig scales its steps by the whole spectrum, got solver="krylov", which sees a part of '
-            'it. Use "auto", "gram" or "svd", or scale_by_hig with solver="krylov".'
-        )
+    chosen = {
+        "exponent": exponent,
+        "momentum": momentum,
+        "max_relative_step": max_relative_step,
+        "patience": patience,
+    }
+    for name, value in chosen.items():
+        if isinstance(value, str) and value != "auto":
+            raise ValueError(f"{name} must be a number or 'auto', got {value!r}.")
     positive = ("finite and positive", lambda x: 0 < x < math.inf)
     check_number("init_relative_damping", init_relative_damping, *positive)
-    check_number("momentum", momentum, "in [0, 1)", lambda x: 0 <= x < 1)
-    if max_step_norm is not None:
-        check_number("max_step_norm", max_step_norm, *positive)
+    if not isinstance(momentum, str):
+        check_number("momentum", momentum, "in [0, 1)", lambda x: 0 <= x < 1)
+    if max_relative_step is not None and not isinstance(max_relative_step, str):
+        check_number("max_relative_step", max_relative_step, *positive)
+    if patience is not None and not isinstance(patience, str):
+        check_number("patience", patience, "finite and at least 1", lambda x: 1 <= x < math.inf)
     if not callable(learning_rate):
         check_number("learning_rate", learning_rate, "a finite number", math.isfinite)
     has_momentum = not (isinstance(momentum, (int, float)) and momentum == 0)
@@ -208,6 +243,8 @@ def adaptive_hig(
             trial_loss=jnp.zeros((), dtype),
             step_norm=jnp.zeros((), dtype),
             previous=jnp.zeros((view.size,), dtype) if has_momentum else None,
+            reach=jnp.ones((), dtype),
+            progress=None if patience is None else Progress.start(dtype),
             spectrum=blank(spectrum_size, dtype),
         )
 
@@ -224,16 +261,25 @@ def adaptive_hig(
         columns = optimized_columns(settings, params, batch, all_params)
         at = linearise(settings, columns, batch)
         model, work = _model(loss_fn, at, batch), at.dtype
+        recipe = _decide(chosen, rows=at.y.size, columns=columns.view.size)
         scaling = Scaling(
             relative_damping=state.damping.astype(work),
             curvature=model.curvature.astype(work),
             loss=model.loss.astype(work),
             previous=None if state.previous is None else state.previous.astype(work),
-            momentum=jnp.asarray(momentum, work),
+            momentum=jnp.asarray(recipe.momentum, work),
         )
         gradient = columns.gradient(updates, work)
-        found = direction_from(settings, at, gradient, model.cotangent.astype(work), scaling)
+        found = direction_from(
+            dataclasses.replace(settings, exponent=recipe.exponent),
+            at,
+            gradient,
+            model.cotangent.astype(work),
+            scaling,
+        )
         assert found.agreement is not None
+        assert found.slope is not None
+        assert found.curvature is not None
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction))
         is_finite &= jnp.isfinite(model.loss)
@@ -241,23 +287,31 @@ def adaptive_hig(
         step = jnp.where(is_usable, found.direction, 0)
 
         rate = learning_rate(state.num_updates) if callable(learning_rate) else learning_rate
-        size, norm = jnp.asarray(rate, work), jnp.linalg.norm(step)
-        is_cut = jnp.zeros((), bool)
-        if max_step_norm is not None:
-            bound = jnp.asarray(max_step_norm, work)
-            is_cut = jnp.abs(size) * norm > bound
-            size = jnp.where(is_cut, jnp.sign(size) * bound / jnp.where(is_cut, norm, 1), size)
+        rate, progress = jnp.asarray(rate, work), state.progress
+        if progress is not None and recipe.patience is not None:
+            progress = progress.seen(model.loss, recipe.patience)
+            rate *= progress.factor.astype(work)
+        norm = jnp.abs(rate) * jnp.linalg.norm(step)
+        share, is_cut = jnp.ones((), work), jnp.zeros((), bool)
+        if recipe.max_relative_step is not None:
+            size = jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(work))) for x in columns.parts))
+            bound = jnp.asarray(recipe.max_relative_step, work) * jnp.maximum(size, 1)
+            is_cut = norm > bound
+            share = jnp.where(is_cut, bound / jnp.where(is_cut, norm, 1), 1)
 
-        trial = _try(
-            lambda size: model.decrease(
-                at.evaluate(columns.moved(-size * step), settings.chunk_size)
+        trial, reach = shorten_until_lower(
+            lambda reach: model.decrease(
+                at.evaluate(columns.moved(-rate * share * reach * step), settings.chunk_size)
             ),
-            size,
+            state.reach.astype(work),
             is_usable,
         )
-        damping, gain = _control(state.damping, trial, found, model.loss, is_cut, is_usable)
-        taken = jnp.where(trial.accepted, trial.size, 0) * step
-        new, is_finite = columns.replace(columns.zeros(updates), -taken, is_finite)
+        share *= trial.reach
+        factor = rate * share
+        predicted = factor * found.slope - jnp.square(factor) / 2 * found.curvature
+        damping, gain = next_damping(state.damping, trial, predicted, model.loss, is_cut, is_usable)
+        taken = jnp.where(trial.accepted, share, 0) * step
+        new, is_finite = columns.replace(columns.zeros(updates), -rate * taken, is_finite)
         dtype = columns.view.highest_dtype
         return new, AdaptiveHigState(
             num_updates=optax.safe_increment(state.num_updates),
@@ -266,8 +320,10 @@ def adaptive_hig(
             accepted=trial.accepted,
             loss=model.loss.astype(dtype),
             trial_loss=(model.loss - trial.decrease).astype(dtype),
-            step_norm=(jnp.abs(trial.size) * norm).astype(dtype),
+            step_norm=(share * norm).astype(dtype),
             previous=None if state.previous is None else taken.astype(dtype),
+            reach=reach.astype(dtype),
+            progress=progress,
             spectrum=report(found, is_finite, spectrum_size, dtype),
         )
 
@@ -307,52 +363,8 @@ def _model(loss_fn: LossFn | None, at: Linearised, batch: Tree) -> _Model:
     return _Model(loss, scale * y, jnp.full((), scale, y.dtype), decrease)
 
 
-class _Trial(NamedTuple):
-    number: Int[Array, ""]
-    """How many lengths were tried."""
-    size: Float[Array, ""]
-    """The last of them, as a factor on the step."""
-    decrease: Float[Array, ""]
-    """By how much the loss fell there."""
-    accepted: Bool[Array, ""]
-
-
-def _try(
-    decrease_at: Callable[[Array], Array], size: Float[Array, ""], is_usable: Bool[Array, ""]
-) -> _Trial:
-    """Shorten the step until the loss falls."""
-
-    def body(last: _Trial) -> _Trial:
-        size = jnp.where(last.number > 0, SHORTER * last.size, last.size)
-        decrease = decrease_at(size)
-        accepted = jnp.isfinite(decrease) & (decrease > 0)
-        return _Trial(last.number + 1, size, decrease, accepted)
-
-    shape = jax.eval_shape(decrease_at, size)
-    start = _Trial(jnp.int32(0), size, jnp.zeros(shape.shape, shape.dtype), jnp.zeros((), bool))
-    return jax.lax.while_loop(
-        lambda last: is_usable & ~last.accepted & (last.number < TRIALS), body, start
-    )
-
-
-def _control(
-    damping: Array,
-    trial: _Trial,
-    found: Direction,
-    loss: Array,
-    is_cut: Bool[Array, ""],
-    is_usable: Bool[Array, ""],
-) -> tuple[Array, Array]:
-    """The damping of the next step, and the gain ratio of this one."""
-    assert found.slope is not None
-    assert found.curvature is not None
-    predicted = trial.size * found.slope - jnp.square(trial.size) / 2 * found.curvature
-    predicted = predicted.astype(trial.decrease.dtype)
-    gain = trial.decrease / jnp.where(predicted > 0, predicted, 1)
-    failed = trial.number - trial.accepted.astype(jnp.int32)
-    raised = jnp.power(FACTOR, failed.astype(damping.dtype))
-    raised = jnp.where((failed == 0) & (gain < POOR_GAIN), FACTOR, raised)
-    factor = jnp.where((failed == 0) & (gain > GOOD_GAIN) & ~is_cut, 1 / FACTOR, raised)
-    is_stationary = predicted <= STATIONARY_IN_EPS * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
-    factor = jnp.where(is_usable & ~is_stationary, factor, 1).astype(damping.dtype)
-    return jnp.clip(damping * factor, MIN_DAMPING, MAX_DAMPING), jnp.where(is_usable, gain, 0)
+def _decide(chosen: Mapping[str, Any], *, rows: int, columns: int) -> _Recipe:
+    """The settings on a batch of so many rows: those that were given, and "auto" by `OPEN` or `DECIDED`."""
+    automatic = OPEN if rows < columns else DECIDED
+    given = {name: value for name, value in chosen.items() if not isinstance(value, str)}
+    return automatic._replace(**given)

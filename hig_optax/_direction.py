@@ -1,7 +1,7 @@
 """The direction of a step, from a Jacobian and a gradient: one pure function over the parts."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +133,7 @@ def krylov_direction(
     damping: Scalar,
     max_rank: int | None,
     solver: Literal["svd", "gram"],
+    relative_damping: Scalar | None = None,
 ) -> Direction:
     """The direction of `half_inverse_direction` on a Krylov subspace of the row space of J.
 
@@ -158,6 +159,7 @@ def krylov_direction(
         damping: λ, in the unit of J squared.
         max_rank: Largest number of kept Ritz values.
         solver: What decomposes B.
+        relative_damping: Added to `damping` in units of the mean square of the Ritz values.
 
     Returns:
         As `half_inverse_direction`, with Ritz values for singular values. `captured` counts what the
@@ -177,6 +179,11 @@ def krylov_direction(
         # the small ones: on the quantum dipole in float32 the direction was 400 times too long.
         orthogonal_columns=cotangent is None,
     )
+
+    if relative_damping is not None:
+        unit = _unit(B)[0]
+        mean_square = jnp.sum(jnp.square(B / unit)) / num_matvecs * jnp.square(unit)
+        damping = jnp.asarray(damping, B.dtype) + relative_damping * mean_square
 
     # The gradient and the cotangent in the coordinates of V and U: g is along the first column of U.
     if cotangent is None:
@@ -215,6 +222,59 @@ def krylov_direction(
         agreement=agreement,
         unsettled=jax.lax.stop_gradient(change / jnp.where(length > 0, length, 1)),
         is_finite=small.is_finite & jnp.isfinite(incoming) & jnp.all(jnp.isfinite(start)),
+    )
+
+
+def krylov_step(
+    matvec: Callable[[Array], Array],
+    rmatvec: Callable[[Array], Array],
+    gradient: Float[Array, " n"],
+    cotangent: Float[Array, " m"],
+    scaling: Scaling,
+    **settings: Any,
+) -> Direction:
+    """A step of its own length by `krylov_direction`: t·d + p, with p = μ·previous and d for g - h J p.
+
+    So d is what is to be done beside p. Taking the rows' own part out of p instead, as
+    `half_inverse_direction` does, is not for a subspace: what it leaves there moves the rows, and nothing
+    makes up for that. The loss of Poisson's equation then stayed far above that without momentum.
+
+    Args:
+        matvec: As in `krylov_direction`.
+        rmatvec: As in `krylov_direction`.
+        gradient: As in `krylov_direction`.
+        cotangent: As in `krylov_direction`.
+        scaling: As in `half_inverse_direction`.
+        **settings: The others of `krylov_direction`.
+
+    Returns:
+        As `krylov_direction`, with slope and curvature; `captured` is of d alone.
+    """
+    h = jnp.where(scaling.curvature > 0, scaling.curvature, 0)
+    p, Jp, ahead = jnp.zeros_like(gradient), jnp.zeros_like(cotangent), cotangent
+    if scaling.previous is not None:
+        p = scaling.momentum * scaling.previous
+        Jp = matvec(p)
+        ahead = cotangent - h * Jp
+    found = krylov_direction(
+        matvec, rmatvec, gradient, ahead, relative_damping=scaling.relative_damping, **settings
+    )
+    d = found.direction / _unit(found.direction)[0]
+    Jd = matvec(d)
+    t = jnp.where(
+        h > 0,
+        _ratio(dot(ahead, Jd), h * jnp.sum(jnp.square(Jd))),
+        _ratio(jnp.maximum(scaling.loss, 0), dot(ahead, Jd)),
+    )
+    change, agreement = t * Jd + Jp, found.agreement
+    if scaling.previous is not None:  # the first vector of the subspace is not the gradient then
+        x, of_rows = gradient, rmatvec(cotangent)
+        agreement = cosine(x / _unit(x)[0], of_rows / _unit(of_rows)[0])
+    return found._replace(
+        direction=t * d + p,
+        agreement=agreement,
+        slope=dot(cotangent, change),
+        curvature=h * jnp.sum(jnp.square(change)),
     )
 
 

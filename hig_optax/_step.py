@@ -16,6 +16,7 @@ from hig_optax._direction import (
     Scaling,
     half_inverse_direction,
     krylov_direction,
+    krylov_step,
 )
 from hig_optax._jacobian import (
     LinearMaps,
@@ -120,7 +121,7 @@ def direction_from(
     cotangent: Float[Array, " m"] | None,
     scaling: Scaling | None = None,
 ) -> Direction:
-    """The direction, by the solver for which the rows were linearised; a scaled one by a direct solver.
+    """The direction, or with `scaling` a step, by the solver for which the rows were linearised.
 
     It is finite only if the rows are, too.
     """
@@ -134,16 +135,14 @@ def direction_from(
     if isinstance(at.J, SlicedJacobian):
         found = sliced_direction(at.J, gradient, cotangent, scaling=scaling, **numbers)
     elif isinstance(at.J, LinearMaps):
-        assert scaling is None, "the steps of adaptive_hig take a direct solver"
-        found = krylov_direction(
-            at.J.matvec,
-            at.J.rmatvec,
-            gradient,
-            cotangent,
-            num_matvecs=settings.num_matvecs or DEFAULT_MATVECS,
-            solver=exact_solver(dtype=at.dtype, rtol=settings.rtol),
-            **numbers,
-        )
+        maps = (at.J.matvec, at.J.rmatvec)
+        numbers["num_matvecs"] = settings.num_matvecs or DEFAULT_MATVECS
+        numbers["solver"] = exact_solver(dtype=at.dtype, rtol=settings.rtol)
+        if scaling is None:
+            found = krylov_direction(*maps, gradient, cotangent, **numbers)
+        else:
+            assert cotangent is not None
+            found = krylov_step(*maps, gradient, cotangent, scaling, **numbers)
     else:
         found = half_inverse_direction(
             at.J, gradient, cotangent, solver=at.solver, scaling=scaling, **numbers

@@ -1,7 +1,7 @@
 """What half-inverse gradients are compared with, where Optax has no such thing.
 
 `gauss_newton` and `levenberg_marquardt` are `hig_optax.hig` at κ = -1, and `adaptive_levenberg_marquardt` is
-`hig_optax.adaptive_hig` there. `sip_value_and_grad` is no optimizer
+`hig_optax.adaptive_hig` there; `spring` adds momentum to damped steps. `sip_value_and_grad` is no optimizer
 but takes the place of ``jax.value_and_grad`` before one: scale-invariant physics, which inverts the physics
 alone and leaves the network to a first-order method.
 """
@@ -21,6 +21,7 @@ from hig_optax._direction import half_inverse_direction
 from hig_optax._plan import choose_jacobian, exact_solver
 from hig_optax._residual import RealView, Rows, trace_rows
 from hig_optax._settings import check_function
+from hig_optax._spring import spring as spring
 from hig_optax._transform import hig
 from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Tree
 
@@ -214,7 +215,8 @@ def adaptive_levenberg_marquardt(
     learning_rate: optax.ScalarOrSchedule = 1.0,
     init_relative_damping: Scalar = 1e-2,
     momentum: Scalar = 0.0,
-    max_step_norm: Scalar | None = None,
+    max_relative_step: Scalar | None = None,
+    patience: Scalar | None = None,
     rtol: Scalar = 0.0,
     atol: Scalar = 0.0,
     max_rank: int | None = None,
@@ -236,8 +238,9 @@ def adaptive_levenberg_marquardt(
         loss_fn: As in `hig_optax.adaptive_hig`.
         learning_rate: As in `hig_optax.adaptive_hig`.
         init_relative_damping: As in `hig_optax.adaptive_hig`.
-        momentum: As in `hig_optax.adaptive_hig`. With a `max_step_norm` of 0.1 or so that is SPRING.
-        max_step_norm: As in `hig_optax.adaptive_hig`.
+        momentum: As in `hig_optax.adaptive_hig`.
+        max_relative_step: As in `hig_optax.adaptive_hig`.
+        patience: As in `hig_optax.adaptive_hig`.
         rtol: As in `hig_optax.scale_by_hig`.
         atol: As in `hig_optax.scale_by_hig`.
         max_rank: As in `hig_optax.scale_by_hig`.
@@ -281,7 +284,8 @@ def adaptive_levenberg_marquardt(
         exponent=-1.0,
         init_relative_damping=init_relative_damping,
         momentum=momentum,
-        max_step_norm=max_step_norm,
+        max_relative_step=max_relative_step,
+        patience=patience,
         rtol=rtol,
         atol=atol,
         max_rank=max_rank,

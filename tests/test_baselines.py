@@ -553,3 +553,39 @@ def test_bad_input(changed, error, message):
     functions |= {k: v for k, v in changed.items() if k not in arguments}
     with pytest.raises(error, match=message):
         jax.jit(baselines.sip_value_and_grad(**functions))(**arguments)
+
+
+def test_spring_minimises_its_objective():
+    """Two steps against NumPy in float64: ‖y - J φ‖²/b + λ‖φ - μ φ_previous‖², then rate and bound."""
+    rng = np.random.default_rng(0)
+    A, target = rng.normal(size=(3, 4, 6)), rng.normal(size=(3, 4))
+    J, lam, mu, rate = A.reshape(12, 6)[:5], 0.3, 0.8, 0.7
+    with jax.enable_x64(True):
+        batch = (jnp.asarray(J[:, None]), jnp.asarray(target.reshape(12)[:5, None]))
+
+        def residual(w, sample):
+            return sample[0] @ w - sample[1]
+
+        def loss(w, batch):
+            return jnp.sum(jax.vmap(residual, (None, 0))(w, batch) ** 2)
+
+        for bound in (None, 0.2):
+            opt = baselines.spring(rate, residual, damping=lam, momentum=mu, max_step_norm=bound)
+            w, previous = jnp.asarray(rng.normal(size=6)), np.zeros(6)
+            state = opt.init(w)
+            for _ in range(2):
+                y = J @ w - batch[1][:, 0]
+                H = J.T @ J / 5 + lam * np.eye(6)
+                phi = np.linalg.solve(H, J.T @ y / 5 + lam * mu * previous)
+                updates, state = opt.update(jax.grad(loss)(w, batch), state, w, batch=batch)
+                expected = -rate * phi
+                if bound is not None:
+                    expected *= min(1, bound / np.linalg.norm(expected))
+                np.testing.assert_allclose(updates, expected, rtol=1e-9)
+                w, previous = optax.apply_updates(w, updates), phi
+
+        bad = (batch[0].at[0].set(jnp.nan), batch[1])
+        updates, after = opt.update(jax.grad(loss)(w, bad), state, w, batch=bad)
+        np.testing.assert_array_equal(updates, 0)
+        np.testing.assert_array_equal(after.previous, state.previous)
+        assert not after.spectrum.is_finite

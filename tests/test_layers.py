@@ -12,15 +12,25 @@ PACKAGE = Path(__file__).parents[1] / "hig_optax"
 # Each module may import those of lower rank. Modules of one rank do not know each other.
 RANKS = [
     {"_types"},
-    {"_filters", "_float64", "_residual", "_batch", "_settings", "_taps", "_weights", "_wrappers"},
+    {
+        "_filters",
+        "_float64",
+        "_residual",
+        "_batch",
+        "_settings",
+        "_taps",
+        "_weights",
+        "_wrappers",
+        "_control",
+    },
     {"_columns", "_plan", "_svd", "_krylov", "_blocks"},
     {"_gram", "_slices"},
     {"_jacobian", "_direction"},
     {"_sliced"},
     {"_report", "_step"},
-    {"_transform", "_adaptive"},
+    {"_transform", "_adaptive", "_spring"},
 ]
-OPTAX_MAY_BE_IMPORTED_BY = {"_transform", "_adaptive", "_columns", "_wrappers"}
+OPTAX_MAY_BE_IMPORTED_BY = {"_transform", "_adaptive", "_spring", "_columns", "_wrappers"}
 
 
 def imported(path: Path) -> set[str]:

@@ -125,10 +125,11 @@ _HIG = {**_PSEUDO_INVERSE, "exponent": -0.5, "damping": 0.0}
 _ADAPTIVE = {
     **_SPECTRAL,
     "rtol": 0.0,
-    "exponent": -0.75,
+    "exponent": "auto",
     "init_relative_damping": 1e-2,
-    "momentum": 0.95,
-    "max_step_norm": 0.1,
+    "momentum": "auto",
+    "max_relative_step": "auto",
+    "patience": "auto",
 }
 _FIRST_ORDER = {"batch_size": 256, "learning_rate": 1e-3, "schedule": "constant"}
 _DECAYING = {"batch_size": 64, "learning_rate": 3e-3, "schedule": "cosine"}
@@ -161,7 +162,28 @@ METHODS: Mapping[str, Method] = {
             "adaptive-lm",
             "Levenberg-Marquardt, damped by success",
             optimizers.adaptive(hig_optax.adaptive_hig),
-            {**_ADAPTIVE, "exponent": -1.0, "momentum": 0.0, "max_step_norm": None},
+            {
+                **_ADAPTIVE,
+                "exponent": -1.0,
+                "momentum": 0.0,
+                "max_relative_step": None,
+                "patience": None,
+            },
+        ),
+        Method(
+            "spring",
+            "damped steps at κ = -1 that carry the previous one on",
+            optimizers.damped(baselines.spring),
+            {
+                **{
+                    name: value
+                    for name, value in _SPECTRAL.items()
+                    if name not in ("atol", "max_rank", "chunk_size")
+                },
+                "damping": 1e-2,
+                "momentum": 0.9,
+                "max_step_norm": 0.1,
+            },
         ),
         Method("adam", "Adam", optimizers.from_optax(optax.adam), _FIRST_ORDER),
         Method(

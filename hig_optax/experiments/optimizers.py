@@ -44,6 +44,20 @@ def adaptive(make: Callable[..., Optimizer]) -> Build:
     return build
 
 
+def damped(make: Callable[..., Optimizer]) -> Build:
+    """A method for sums of squares that takes its learning rate first, by its factory."""
+
+    def build(problem: Problem, settings: Settings) -> Optimizer:
+        own, rows = _without(settings, *_OF_THE_LOOP, "learning_rate"), error_rows(problem)
+        if rows is None:
+            raise ValueError(
+                f"{make.__name__} minimises a sum of squares, and the rows of {problem.name} are no errors."
+            )
+        return make(settings["learning_rate"], rows, **own)
+
+    return build
+
+
 def from_optax(make: Callable[..., Any], *not_its_own: str) -> Build:
     """An optimizer of Optax's, by its factory; the settings named are for others."""
 

@@ -206,6 +206,7 @@ class LinearOscillators(_Oscillators):
             "gauss-newton": {"batch_size": 32, "learning_rate": 1.0, "rtol": 1e-6},
             "adam": {"batch_size": 256, "learning_rate": 1e-3},
             "muon": {"batch_size": 64, "learning_rate": 3e-3, "schedule": "cosine"},
+            "spring": {"batch_size": 32, "learning_rate": 1.0, "damping": 1e-6},
             "sip": {"batch_size": 256, "learning_rate": 1e-3, "rtol": 1e-5},
         }
 

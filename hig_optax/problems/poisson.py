@@ -92,7 +92,13 @@ class Poisson:
         """Settings per method."""
         return {
             "hig": {"batch_size": 64, "learning_rate": 0.01, "rtol": 1e-5},
-            "adaptive-hig": {"batch_size": 8, "learning_rate": 1.0, "max_step_norm": 0.3},
+            "adaptive-hig": {
+                "batch_size": 128,
+                "learning_rate": 1.0,
+                "solver": "krylov",
+                "num_matvecs": 5,
+            },
+            "spring": {"batch_size": 8, "learning_rate": 0.5},
             "adaptive-lm": {"batch_size": 8, "learning_rate": 1.0},
             "gauss-newton": {"batch_size": 64, "learning_rate": 0.01, "rtol": 1e-5},
             "adam": {"batch_size": 64, "learning_rate": 3e-4},

@@ -105,7 +105,8 @@ class QuantumDipole:
         """Settings per method."""
         return {
             "hig": {"batch_size": 16, "learning_rate": 0.5, "rtol": 1e-5},
-            "adaptive-hig": {"batch_size": 8, "learning_rate": 1.0, "max_step_norm": 0.3},
+            "adaptive-hig": {"batch_size": 8, "learning_rate": 1.0},
+            "spring": {"batch_size": 8, "learning_rate": 0.5},
             "adaptive-lm": {"batch_size": 8, "learning_rate": 1.0},
             "gauss-newton": {"batch_size": 16, "learning_rate": 0.5, "rtol": 1e-5},
             "adam": {"batch_size": 256, "learning_rate": 5e-4},

@@ -95,14 +95,7 @@ class Toy:
         """Settings per method."""
         return {
             "hig": {"batch_size": 128, "learning_rate": 1.0, "rtol": 1e-6},
-            # A batch has more rows than the net has parameters, so that its loss can be trusted.
-            "adaptive-hig": {
-                "batch_size": 128,
-                "learning_rate": 1.0,
-                "exponent": -0.5,
-                "momentum": 0.0,
-                "max_step_norm": None,
-            },
+            "adaptive-hig": {"batch_size": 128, "learning_rate": 1.0},
             "adaptive-lm": {"batch_size": 128, "learning_rate": 1.0},
             "gauss-newton": {"batch_size": 128, "learning_rate": 128.0, "rtol": 1e-6},
             "adam": {"batch_size": 128, "learning_rate": 3e-3},

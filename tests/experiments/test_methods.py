@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import pytest
 from swing import Swing
 
+from hig_optax import problems
 from hig_optax.experiments import methods, optimizers
 from hig_optax.experiments.losses import batch_loss
 
@@ -40,7 +41,9 @@ def test_unknown_names_are_errors_that_say_what_there_is(swing):
         adam.optimizer(swing, settings)
 
 
-@pytest.mark.parametrize("name", [name for name in methods.METHODS if name != "hig"])
+@pytest.mark.parametrize(
+    "name", [name for name in methods.METHODS if name not in ("hig", "spring")]
+)
 def test_every_method_takes_a_step_downhill(swing, name):
     method = methods.get(name)
     settings = method.settings(swing, {"learning_rate": 1e-2})
@@ -66,6 +69,13 @@ def test_every_method_takes_a_step_downhill(swing, name):
         )
 
     assert change(params, batch) < 0
+
+
+def test_spring_wants_rows_that_are_errors(swing):
+    spring, toy = methods.get("spring"), problems.get("toy")
+    with pytest.raises(ValueError, match="rows of swing are no errors"):
+        spring.optimizer(swing, spring.settings(swing))
+    spring.optimizer(toy, spring.settings(toy)).init(toy.init(jax.random.key(0)))
 
 
 def test_cosine_ends_at_zero():

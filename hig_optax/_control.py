@@ -1,0 +1,146 @@
+"""What the steps that were tried say about the next: its damping, and how far to go on one batch."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from hig_optax._types import Scalar
+
+# Marquardt's control: a step that did what the model promised lowers the damping, one that did not raises it.
+GOOD_GAIN, POOR_GAIN, FACTOR = 0.75, 0.25, 3.0
+# Where batches are fitted one at a time, each is fitted as promised and the damping ends at its minimum. With
+# 1e-10 the loss of the nonlinear oscillators in float32 rose again from 4e-8 by two decades, as a slow drift
+# along directions that are rounding in J; from 1e-6 on it fell less far.
+MIN_DAMPING, MAX_DAMPING = 1e-8, 1e6
+
+# A step that fails is tried again at a quarter of its length, along the same direction, so that nothing is
+# decomposed anew. Four trials reach 1/64 of it.
+TRIALS, SHORTER = 4, 0.25
+MIN_REACH = SHORTER**10
+
+# A predicted decrease below so many ε·loss is lost in the rounding of the loss: it says nothing about λ.
+STATIONARY_IN_EPS = 4
+
+# Per step in which the loss does not fall, the factor of the steps loses this share; in others it regains a
+# tenth of it, since what falls while the factor falls may be the noise alone. It is never below the minimum.
+LOSS_OF_FACTOR, GAIN_OF_FACTOR, MIN_FACTOR = 3e-3, 3e-4, 0.03
+# The shorter one of the two averages that are compared, as a share of the longer.
+SHORT_AVERAGE = 1 / 5
+
+
+class Trial(NamedTuple):
+    """The last length at which a step was tried."""
+
+    number: Int[Array, ""]
+    """How many lengths were tried."""
+    reach: Float[Array, ""]
+    """The last of them, as a share of the step."""
+    decrease: Float[Array, ""]
+    """By how much the loss fell there."""
+    accepted: Bool[Array, ""]
+
+
+def shorten_until_lower(
+    decrease_at: Callable[[Array], Array], reach: Float[Array, ""], is_usable: Bool[Array, ""]
+) -> tuple[Trial, Float[Array, ""]]:
+    """Shorten a step until the loss falls; without a single trial, and rejected, where it is not usable.
+
+    Args:
+        decrease_at: ``share of the step -> by how much the loss falls``.
+        reach: Share to begin with.
+        is_usable: Whether there is a step to try.
+
+    Returns:
+        How it went, and the share that the next step begins with: four times the last one, at most 1, or a
+        quarter of it after a step that failed at every length. Damping alone does not shorten a step that is
+        scaled to the model, least of all where there is one direction only: it would fail again for ever.
+    """
+
+    def body(last: Trial) -> Trial:
+        reach = jnp.where(last.number > 0, SHORTER * last.reach, last.reach)
+        decrease = decrease_at(reach)
+        accepted = jnp.isfinite(decrease) & (decrease > 0)
+        return Trial(last.number + 1, reach, decrease, accepted)
+
+    shape = jax.eval_shape(decrease_at, reach)
+    start = Trial(jnp.int32(0), reach, jnp.zeros(shape.shape, shape.dtype), jnp.zeros((), bool))
+    trial = jax.lax.while_loop(
+        lambda last: is_usable & ~last.accepted & (last.number < TRIALS), body, start
+    )
+    following = jnp.where(trial.accepted, trial.reach / SHORTER, trial.reach * SHORTER)
+    return trial, jnp.where(is_usable, jnp.clip(following, MIN_REACH, 1), reach)
+
+
+def next_damping(
+    damping: Float[Array, ""],
+    trial: Trial,
+    predicted: Float[Array, ""],
+    loss: Float[Array, ""],
+    is_cut: Bool[Array, ""],
+    is_usable: Bool[Array, ""],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The damping of the next step, and the gain ratio of this one.
+
+    Args:
+        damping: Of this step, relative to the mean of σ².
+        trial: How it went.
+        predicted: Decrease of the loss that the model had promised at the last trial.
+        loss: Of the batch before the step.
+        is_cut: Whether a bound shortened the step, so that its success says nothing about a longer one.
+        is_usable: Whether there was a step to try.
+    """
+    predicted = predicted.astype(trial.decrease.dtype)
+    gain = trial.decrease / jnp.where(predicted > 0, predicted, 1)
+    failed = trial.number - trial.accepted.astype(jnp.int32)
+    raised = jnp.power(FACTOR, failed.astype(damping.dtype))
+    raised = jnp.where((failed == 0) & (gain < POOR_GAIN), FACTOR, raised)
+    factor = jnp.where((failed == 0) & (gain > GOOD_GAIN) & ~is_cut, 1 / FACTOR, raised)
+    is_stationary = predicted <= STATIONARY_IN_EPS * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
+    factor = jnp.where(is_usable & ~is_stationary, factor, 1).astype(damping.dtype)
+    return jnp.clip(damping * factor, MIN_DAMPING, MAX_DAMPING), jnp.where(is_usable, gain, 0)
+
+
+class Progress(NamedTuple):
+    """Whether the loss of fresh batches falls, and the factor on the steps that follows from it."""
+
+    batches: Int[Array, ""]
+    """How many were seen, int32."""
+    recent: Float[Array, ""]
+    """Average of log loss over some patience/5 batches."""
+    past: Float[Array, ""]
+    """Average of log loss over some patience batches: where that is lower, the loss does not fall."""
+    factor: Float[Array, ""]
+    """Factor on the steps, in [0.03, 1]; 1 at first."""
+
+    @classmethod
+    def start(cls, dtype: jnp.dtype) -> "Progress":
+        """Before the first batch."""
+        return cls(jnp.int32(0), jnp.zeros((), dtype), jnp.zeros((), dtype), jnp.ones((), dtype))
+
+    def seen(self, loss: Float[Array, ""], patience: Scalar) -> "Progress":
+        """With the loss of one more batch, before the step on it.
+
+        As long as the batches change it is a loss of samples to which the last steps were not fitted, and so,
+        unlike the loss after a step, it tells progress from noise, at no cost. A loss that is not positive
+        or not finite changes nothing.
+        """
+        dtype = self.recent.dtype
+        is_usable = jnp.isfinite(loss) & (loss > 0)
+        x = jnp.log(jnp.where(is_usable, loss, 1)).astype(dtype)
+        weight = 1 / jnp.maximum(jnp.asarray(patience, dtype), 1)
+        is_first = self.batches == 0
+
+        def averaged(average: Array, weight: Array) -> Array:
+            return jnp.where(is_first, x, average + weight * (x - average))
+
+        recent = averaged(self.recent, jnp.minimum(weight / SHORT_AVERAGE, 1))
+        past = averaged(self.past, weight)
+        # Before, the averages still hold on to the first batch.
+        has_waited = self.batches.astype(dtype) * weight >= 1
+        change = jnp.where(recent < past, 1 + GAIN_OF_FACTOR, 1 - LOSS_OF_FACTOR)
+        factor = jnp.clip(self.factor * jnp.where(has_waited, change, 1), MIN_FACTOR, 1)
+        after = Progress(self.batches + 1, recent, past, factor.astype(dtype))
+        return jax.tree.map(lambda new, old: jnp.where(is_usable, new, old), after, self)

@@ -1,0 +1,167 @@
+"""SPRING: damped Gauss-Newton steps that carry the previous one on, at fixed settings."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from hig_optax._columns import Columns
+from hig_optax._report import blank, report
+from hig_optax._settings import NOT_PASSED, Settings, check_number
+from hig_optax._sliced import SlicedJacobian
+from hig_optax._step import direction_from, linearise, optimized_columns
+from hig_optax._types import JacobianMode, ResidualFn, Scalar, Solver, Spectrum, Tree
+
+
+class SpringState(NamedTuple):
+    """State of `spring`."""
+
+    num_updates: Int[Array, ""]
+    """Number of updates so far, int32; what a schedule is evaluated at."""
+
+    previous: Float[Array, " n"]
+    """The last step, uphill, before learning rate and bound."""
+
+    spectrum: Spectrum
+    """What the last step saw; zeros before the first."""
+
+
+def spring(
+    learning_rate: optax.ScalarOrSchedule,
+    residual_fn: ResidualFn,
+    *,
+    damping: Scalar,
+    momentum: Scalar = 0.9,
+    max_step_norm: Scalar | None = 0.1,
+    batch_axis: Tree = 0,
+    mask: Any = None,
+    jacobian: JacobianMode = "auto",
+    solver: Solver = "auto",
+    num_matvecs: int | None = None,
+    spectrum_size: int = 64,
+) -> optax.GradientTransformationExtraArgs:
+    """Levenberg-Marquardt at a fixed damping that starts each step from a share of the one before.
+
+    With rows y(θ) divided by the square root of the number b of samples, and their J, the step φ minimises
+
+        ‖y - J φ‖² + λ ‖φ - μ φ_previous‖²,    φ = μ φ_previous + Jᵀ (J Jᵀ + λI)⁻¹ (y - μ J φ_previous)
+
+    and the update is -η φ, shortened to `max_step_norm`. Nothing is tried or rejected.
+
+    Args:
+        learning_rate: η, a number or a schedule; dimensionless.
+        residual_fn: ``(params, sample) -> rows``, errors whose sum of squares is minimised, as in
+            `hig_optax.adaptive_hig`.
+        damping: λ >= 0, absolute, in the unit of σ²/b; may be traced.
+        momentum: μ in [0, 1); may be traced.
+        max_step_norm: Longest update, in the Euclidean norm of all optimized parameters; may be traced.
+            None: no bound.
+        batch_axis: As in `hig_optax.scale_by_hig`.
+        mask: As in `hig_optax.hig`: the False leaves are frozen.
+        jacobian: As in `hig_optax.scale_by_hig`.
+        solver: As in `hig_optax.scale_by_hig`.
+        num_matvecs: As in `hig_optax.scale_by_hig`.
+        spectrum_size: As in `hig_optax.scale_by_hig`.
+
+    Returns:
+        An ``optax.GradientTransformationExtraArgs``; ``update(grads, state, params, batch=batch)``, where
+        `grads` only serves the report `Spectrum.agreement`. Rows, Jacobian or gradient that are not finite
+        give zero updates, and the momentum stays.
+
+    Raises:
+        TypeError: As `hig_optax.scale_by_hig`.
+        ValueError: As `hig_optax.scale_by_hig`.
+
+    Example:
+        >>> import jax
+        >>> from hig_optax import baselines
+        >>> def residual_fn(w, t):  # a decay, measured at times t
+        ...     return w[0] * jnp.exp(-w[1] * t) - 2 * jnp.exp(-0.5 * t)
+        >>> def loss_fn(w, t):
+        ...     return jnp.mean(jax.vmap(residual_fn, (None, 0))(w, t) ** 2)
+        >>> opt = baselines.spring(1.0, residual_fn, damping=1e-4, momentum=0.5, max_step_norm=0.5)
+        >>> w, t = jnp.array([1.0, 1.0]), jnp.linspace(0.0, 4.0, 9)
+        >>> state = opt.init(w)
+        >>> for _ in range(20):
+        ...     updates, state = opt.update(jax.grad(loss_fn)(w, t), state, w, batch=t)
+        ...     w = optax.apply_updates(w, updates)
+        >>> [round(float(x), 3) for x in w]
+        [2.0, 0.5]
+
+    References:
+        Goldshlager, Abrahamsen and Lin, J. Comput. Phys. 516 (2024) 113351: the method, for energies of
+        wave functions.
+    """
+    settings = Settings(
+        residual_fn=residual_fn,
+        loss_fn=None,
+        exponent=-1.0,
+        rtol=0.0,
+        atol=0.0,
+        max_rank=None,
+        damping=damping,
+        batch_axis=batch_axis,
+        mask=mask,
+        jacobian=jacobian,
+        solver=solver,
+        num_matvecs=num_matvecs,
+        chunk_size=None,
+        spectrum_size=spectrum_size,
+    )
+    check_number("momentum", momentum, "in [0, 1)", lambda x: 0 <= x < 1)
+    if max_step_norm is not None:
+        check_number(
+            "max_step_norm", max_step_norm, "finite and positive", lambda x: 0 < x < math.inf
+        )
+    if not callable(learning_rate):
+        check_number("learning_rate", learning_rate, "a finite number", math.isfinite)
+
+    def init_fn(params: Tree) -> SpringState:
+        view = Columns.of(params, mask).view
+        dtype = view.highest_dtype
+        return SpringState(
+            jnp.zeros((), jnp.int32), jnp.zeros((view.size,), dtype), blank(spectrum_size, dtype)
+        )
+
+    def update_fn(
+        updates: Tree,
+        state: SpringState,
+        params: Tree | None = None,
+        *,
+        batch: Tree = NOT_PASSED,
+        all_params: Tree | None = None,
+        **extra_args: Any,
+    ) -> tuple[Tree, SpringState]:
+        del extra_args
+        columns = optimized_columns(settings, params, batch, all_params)
+        at = linearise(settings, columns, batch)
+        assert not isinstance(at.J, SlicedJacobian), "only chunks are sliced"
+        samples = at.samples.size or 1
+        carried = jnp.asarray(momentum, at.dtype) * state.previous.astype(at.dtype)
+        # Rows and J undivided: λ is multiplied by b instead.
+        found = direction_from(
+            dataclasses.replace(settings, damping=samples * damping),
+            at,
+            columns.gradient(updates, at.dtype),
+            at.y.astype(at.dtype) - at.J.matvec(carried),
+        )
+        is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction))
+        step = jnp.where(is_finite, found.direction + carried, 0)
+        rate = learning_rate(state.num_updates) if callable(learning_rate) else learning_rate
+        size = jnp.asarray(rate, at.dtype)
+        if max_step_norm is not None:
+            norm, bound = jnp.linalg.norm(step), jnp.asarray(max_step_norm, at.dtype)
+            is_cut = jnp.abs(size) * norm > bound
+            size = jnp.where(is_cut, jnp.sign(size) * bound / jnp.where(is_cut, norm, 1), size)
+        new, is_finite = columns.replace(columns.zeros(updates), -size * step, is_finite)
+        dtype = columns.view.highest_dtype
+        return new, SpringState(
+            num_updates=optax.safe_increment(state.num_updates),
+            previous=jnp.where(is_finite, step.astype(dtype), state.previous),
+            spectrum=report(found, is_finite, spectrum_size, dtype),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,54 @@
+"""How the factor on the steps follows the loss of new batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hig_optax._control import LOSS_OF_FACTOR, MIN_FACTOR, Progress
+
+
+@jax.jit
+def factors(losses, patience):
+    """The factor after each of these losses."""
+
+    def body(progress, loss):
+        progress = progress.seen(loss, patience)
+        return progress, progress.factor
+
+    return jax.lax.scan(body, Progress.start(jnp.dtype(jnp.float32)), losses)[1]
+
+
+NOISE = np.exp(0.3 * np.random.default_rng(0).normal(size=2000)).astype(np.float32)
+FALLING = NOISE * np.exp(-np.arange(2000) / 300).astype(np.float32)
+
+
+def test_it_stays_while_the_loss_falls_through_noise():
+    # The lag of the two averages, 160 steps, is half an e-fold here, three times the noise of the shorter.
+    assert factors(FALLING, 200.0).min() > 0.9
+
+
+def test_it_falls_where_the_loss_does_not():
+    f = factors(NOISE, 200.0)
+    np.testing.assert_array_equal(f[:200], 1)
+    assert f[-1] < 0.4
+    assert (
+        factors(NOISE[::-1] * np.exp(np.arange(2000) / 500, dtype=np.float32), 200.0)[-1]
+        < 0.03 + 0.01
+    )
+
+
+def test_it_recovers_and_has_a_floor():
+    stuck = np.ones(3000, np.float32)
+    f = factors(np.append(stuck, np.exp(-np.arange(3000) / 100, dtype=np.float32)), 50.0)
+    np.testing.assert_allclose(f[2999], MIN_FACTOR)
+    np.testing.assert_allclose(f[60] / f[59], 1 - LOSS_OF_FACTOR, rtol=1e-5)
+    assert f[-1] > 2 * MIN_FACTOR
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, -1.0])
+def test_a_loss_without_logarithm_changes_nothing(bad):
+    spoiled = np.insert(FALLING, [3, 500, 700], bad)
+    np.testing.assert_array_equal(
+        np.delete(factors(spoiled, 100.0), [3, 501, 702]), factors(FALLING, 100.0)
+    )
