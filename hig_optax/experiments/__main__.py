@@ -1,4 +1,4 @@
-"""The command line: ``python -m hig_optax.experiments {compare,results,list,bench}``."""
+"""The command line: ``python -m hig_optax.experiments {compare,contest,results,list,bench}``."""
 
 import argparse
 import ast
@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 
 from hig_optax import problems
-from hig_optax.experiments import bench, compare, machine, methods, results, study
+from hig_optax.experiments import bench, compare, contest, machine, methods, results, study
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.report import Report
@@ -70,6 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
 
     parse = commands.add_parser(
+        "contest", parents=[shared], help="test losses of several methods at several times"
+    )
+    parse.set_defaults(command=_contest)
+    parse.add_argument("problems", type=_words, metavar="PROBLEM,...", help="problems; see list")
+    parse.add_argument("--methods", type=_words, default=contest.CONTESTANTS, metavar="A,B")
+    parse.add_argument("--seeds", type=_integers, default=(0, 1, 2), metavar="0,1")
+    parse.add_argument("--times", type=_numbers, default=(10.0, 30.0), metavar="10,30", help="s")
+    parse.add_argument("--into", type=Path, metavar="PAGE", help="page with a place for the tables")
+    parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
+
+    parse = commands.add_parser(
         "results", parents=[shared], help="every experiment, and the page that tells of them"
     )
     parse.set_defaults(command=_results)
@@ -120,6 +131,27 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
     comparison.table().show(console)
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _contest(options: argparse.Namespace, console: Console) -> None:
+    _configure(options)
+    times, tables = sorted(options.times), []
+    for name in options.problems:
+        problem = problems.get(name)
+        entries = contest.hold(
+            problem,
+            options.methods,
+            options.seeds,
+            times,
+            out=options.out,
+            fresh=options.fresh,
+            report=Report(console),
+        )
+        tables.append(contest.table(problem, entries, times))
+        tables[-1].show(console)
+    if options.into:
+        contest.write_into(options.into, tables)
+        console.print(str(options.into), highlight=False, soft_wrap=True)
 
 
 def _results(options: argparse.Namespace, console: Console) -> None:
@@ -203,6 +235,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _integers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in _words(text))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in _words(text))
 
 
 def _setting(text: str) -> tuple[str, str, Any]:

@@ -1,0 +1,138 @@
+"""Who is ahead when: test losses of several methods at several times, on several problems."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hig_optax import problems
+from hig_optax.experiments import machine, store
+from hig_optax.experiments.budget import Budget
+from hig_optax.experiments.compare import carry_out
+from hig_optax.experiments.history import History, by_method
+from hig_optax.experiments.methods import METHODS
+from hig_optax.experiments.plan import Plan
+from hig_optax.experiments.report import Report
+from hig_optax.experiments.table import Table, over_seeds
+
+CONTESTANTS = (
+    "adaptive-hig",
+    "spring",
+    "adaptive-lm",
+    "hig",
+    "muon",
+    "adam-cosine",
+)
+START, END = "<!-- contest: written by the command above -->", "<!-- end of contest -->"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method on a problem, read at several times.
+
+    Attributes:
+        method: Its name.
+        runs: A history per seed, for each of the times.
+    """
+
+    method: str
+    runs: tuple[tuple[History, ...], ...]
+
+    def losses(self, i: int, seconds: float) -> list[float]:
+        """Test losses of all seeds at the i-th time."""
+        return [loss_at(run, seconds) for run in self.runs[i]]
+
+
+def loss_at(history: History, seconds: float) -> float:
+    """Test loss at the last look up to that time; a segment may end a little after its budget."""
+    return [p.test_loss for p in history.points if p.seconds <= 1.02 * seconds][-1]
+
+
+def decays(method: str, problem: problems.Problem) -> bool:
+    """Whether the end of the budget decides the steps before, so that each time takes a run of its own."""
+    return METHODS[method].settings(problem)["schedule"] != "constant"
+
+
+def hold(
+    problem: problems.Problem,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    times: Sequence[float],
+    *,
+    out: Path | str = "results",
+    fresh: bool = False,
+    report: Report | None = None,
+) -> list[Entry]:
+    """Train `problem` by every method from every seed, for the longest time or for each.
+
+    Args:
+        problem: What is trained.
+        methods: Names in `methods.METHODS`.
+        seeds: Seeds of data, network and batches.
+        times: Seconds of training, ascending.
+        out: Folder of results; runs found there are read.
+        fresh: Do every run again.
+        report: Told of the progress.
+    """
+
+    def runs(names: Sequence[str], seconds: float) -> dict[str, tuple[History, ...]]:
+        if not names:
+            return {}
+        plan = Plan.of(problem, names, seeds, Budget(seconds), out=out)
+        done = carry_out(plan, fresh=fresh, report=report)
+        return {name: tuple(found) for name, found in by_method(done.histories).items()}
+
+    constant = runs([m for m in methods if not decays(m, problem)], times[-1])
+    decaying = [m for m in methods if decays(m, problem)]
+    by_time = [runs(decaying, seconds) for seconds in times]
+    return [
+        Entry(
+            m,
+            (constant[m],) * len(times) if m in constant else tuple(found[m] for found in by_time),
+        )
+        for m in methods
+    ]
+
+
+def table(problem: problems.Problem, entries: Sequence[Entry], times: Sequence[float]) -> Table:
+    """Medians and ranges over seeds, the lowest median of each time in bold."""
+    cells = [[entry.losses(i, seconds) for i, seconds in enumerate(times)] for entry in entries]
+    told = [[over_seeds(losses, ".1e") for losses in row] for row in cells]
+    for i in range(len(times)):
+        best = min(range(len(entries)), key=lambda row: float(told[row][i].split()[0]))
+        median, *rest = told[best][i].split(" ", 1)
+        told[best][i] = " ".join([f"**{median}**", *rest])
+    rows = []
+    for entry, losses in zip(entries, told, strict=True):
+        last = entry.runs[-1]
+        settings = last[0].request["settings"]
+        pace = sorted(1e3 * run.seconds / run.steps for run in last)[len(last) // 2]
+        rows.append(
+            (
+                entry.method,
+                str(settings["batch_size"]),
+                f"{settings['learning_rate']:g}",
+                f"{pace:.2g}",
+                *losses,
+            )
+        )
+    seeds = sorted({run.request["seed"] for entry in entries for run in entry.runs[-1]})
+    note = f"Test loss, median (range), seeds {', '.join(map(str, seeds))}. " + machine.describe(
+        entries[0].runs[-1][0].request["environment"]
+    )
+    columns = ("method", "batch", "rate", "ms per step", *(f"{t:g} s" for t in times))
+    return Table(problem.name, columns, tuple(rows), note)
+
+
+def write_into(page: Path, tables: Sequence[Table]) -> None:
+    """Put the tables between the two comments that mark their place in a page.
+
+    Raises:
+        ValueError: There is no such place.
+    """
+    text = page.read_text()
+    if START not in text or END not in text:
+        raise ValueError(f"{page} must hold the lines {START!r} and {END!r} around the tables.")
+    body = "\n".join(t.markdown() for t in tables)
+    place = re.compile(re.escape(START) + ".*?" + re.escape(END), flags=re.DOTALL)
+    store.write_text(page, place.sub(lambda _: f"{START}\n\n{body}\n{END}", text))
