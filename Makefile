@@ -7,11 +7,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SECONDS ?= 20
-# Nearly all of a test is compilation. The tests keep all cores busy by themselves, and their programs are too
-# small to be worth optimizing: compiled like this they take a fifth of the time. (JAX 0.12 does not know the last
-# of these flags, see .ci/test-newest.)
-FAST_COMPILATION := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
-  XLA_FLAGS="--xla_cpu_multi_thread_eigen=false --xla_cpu_use_fusion_emitters=false"
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 .PHONY: demo results test test-newest lint types pytest notebooks docs format clean
@@ -34,8 +29,8 @@ types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 pytest: $(VENV)/dev.stamp
-	$(FAST_COMPILATION) $(BIN)/python -m pytest -n auto -m "not devices"
-	$(FAST_COMPILATION) HIG_OPTAX_TEST_DEVICES=8 $(BIN)/python -m pytest tests -m devices
+	$(BIN)/python -m pytest -n auto -m "not devices"
+	HIG_OPTAX_TEST_DEVICES=8 $(BIN)/python -m pytest tests -m devices
 
 notebooks: $(VENV)/dev.stamp
 	HIG_OPTAX_QUICK=1 $(BIN)/python -m pytest --nbmake notebooks -n auto
