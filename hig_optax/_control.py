@@ -11,10 +11,7 @@ from hig_optax._types import Scalar
 
 # Marquardt's control: a step that did what the model promised lowers the damping, one that did not raises it.
 GOOD_GAIN, POOR_GAIN, FACTOR = 0.75, 0.25, 3.0
-# Where batches are fitted one at a time, each is fitted as promised and the damping ends at its minimum. With
-# 1e-10 the loss of the nonlinear oscillators in float32 rose again from 4e-8 by two decades, as a slow drift
-# along directions that are rounding in J; from 1e-6 on it fell less far.
-MIN_DAMPING, MAX_DAMPING = 1e-8, 1e6
+MAX_DAMPING = 1e6
 
 # A step that fails is tried again at a quarter of its length, along the same direction, so that nothing is
 # decomposed anew. Four trials reach 1/64 of it.
@@ -79,6 +76,7 @@ def next_damping(
     trial: Trial,
     predicted: Float[Array, ""],
     loss: Float[Array, ""],
+    minimum: Float[Array, ""],
     is_cut: Bool[Array, ""],
     is_usable: Bool[Array, ""],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -89,6 +87,7 @@ def next_damping(
         trial: How it went.
         predicted: Decrease of the loss that the model had promised at the last trial.
         loss: Of the batch before the step.
+        minimum: Least damping.
         is_cut: Whether a bound shortened the step, so that its success says nothing about a longer one.
         is_usable: Whether there was a step to try.
     """
@@ -100,7 +99,7 @@ def next_damping(
     factor = jnp.where((failed == 0) & (gain > GOOD_GAIN) & ~is_cut, 1 / FACTOR, raised)
     is_stationary = predicted <= STATIONARY_IN_EPS * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
     factor = jnp.where(is_usable & ~is_stationary, factor, 1).astype(damping.dtype)
-    return jnp.clip(damping * factor, MIN_DAMPING, MAX_DAMPING), jnp.where(is_usable, gain, 0)
+    return jnp.clip(damping * factor, minimum, MAX_DAMPING), jnp.where(is_usable, gain, 0)
 
 
 class Progress(NamedTuple):

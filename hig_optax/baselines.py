@@ -217,6 +217,7 @@ def adaptive_levenberg_marquardt(
     momentum: Scalar = 0.0,
     max_relative_step: Scalar | None = None,
     patience: Scalar | None = None,
+    min_relative_damping: Scalar = 1e-10,
     rtol: Scalar = 0.0,
     atol: Scalar = 0.0,
     max_rank: int | None = None,
@@ -241,6 +242,7 @@ def adaptive_levenberg_marquardt(
         momentum: As in `hig_optax.adaptive_hig`.
         max_relative_step: As in `hig_optax.adaptive_hig`.
         patience: As in `hig_optax.adaptive_hig`.
+        min_relative_damping: As in `hig_optax.adaptive_hig`.
         rtol: As in `hig_optax.scale_by_hig`.
         atol: As in `hig_optax.scale_by_hig`.
         max_rank: As in `hig_optax.scale_by_hig`.
@@ -286,6 +288,7 @@ def adaptive_levenberg_marquardt(
         momentum=momentum,
         max_relative_step=max_relative_step,
         patience=patience,
+        min_relative_damping=min_relative_damping,
         rtol=rtol,
         atol=atol,
         max_rank=max_rank,

@@ -107,15 +107,16 @@ def test_two_steps_are_the_formula(exponent, solver):
 @pytest.mark.parametrize(
     ("samples", "recipe"),
     [
-        (2, {"exponent": -0.75, "momentum": 0.95, "max_relative_step": 0.02, "patience": 200}),
-        (3, {"exponent": -0.5, "momentum": 0.0, "max_relative_step": None, "patience": None}),
+        (2, (-0.75, 0.95, 0.02, 200, 1e-8)),
+        (3, (-0.5, 0.0, None, None, 1e-10)),
     ],
 )
 def test_auto_goes_by_rows_and_parameters(samples, recipe):
     """Six rows, and nine, for seven parameters."""
     batch = jax.tree.map(lambda x: x[:samples], BATCH)
     automatic = hig_optax.adaptive_hig(residual)
-    spelled = hig_optax.adaptive_hig(residual, **recipe)
+    names = ("exponent", "momentum", "max_relative_step", "patience", "min_relative_damping")
+    spelled = hig_optax.adaptive_hig(residual, **dict(zip(names, recipe, strict=True)))
     found, _, state = train(automatic, PARAMS, 4, batch)
     expected, _, _ = train(spelled, PARAMS, 4, batch)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -432,6 +433,7 @@ def test_low_precision_parameters_are_tried_as_they_will_be_rounded():
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ({"momentum": "none"}, "momentum must be a number or 'auto', got 'none'"),
         ({"max_relative_step": -1.0}, "max_relative_step must be finite and positive, got -1.0"),
+        ({"min_relative_damping": 0.0}, "min_relative_damping must be finite and positive, got 0"),
         ({"patience": 0}, "patience must be finite and at least 1, got 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number, got nan"),
     ],
