@@ -3,6 +3,9 @@
 from hig_optax import baselines as baselines
 from hig_optax._adaptive import AdaptiveHigState as AdaptiveHigState
 from hig_optax._adaptive import adaptive_hig as adaptive_hig
+from hig_optax._planning import Option as Option
+from hig_optax._planning import Plan as Plan
+from hig_optax._planning import plan as plan
 from hig_optax._settings import STATIC_ARGS as STATIC_ARGS
 from hig_optax._transform import ScaleByHigState as ScaleByHigState
 from hig_optax._transform import hig as hig

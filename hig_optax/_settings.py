@@ -47,19 +47,19 @@ class Settings:
     """
 
     residual_fn: ResidualFn
-    loss_fn: LossFn | None
-    exponent: Scalar
-    rtol: Scalar
-    atol: Scalar
-    max_rank: int | None
-    damping: Scalar
-    batch_axis: Tree
-    mask: Any
-    jacobian: JacobianMode
-    solver: Solver
-    num_matvecs: int | None
-    chunk_size: int | None
-    spectrum_size: int
+    loss_fn: LossFn | None = None
+    exponent: Scalar = -0.5
+    rtol: Scalar = 1e-6
+    atol: Scalar = 0.0
+    max_rank: int | None = None
+    damping: Scalar = 0.0
+    batch_axis: Tree = 0
+    mask: Any = None
+    jacobian: JacobianMode = "auto"
+    solver: Solver = "auto"
+    num_matvecs: int | None = None
+    chunk_size: int | None = None
+    spectrum_size: int = 64
 
     def __post_init__(self) -> None:
         check_function("residual_fn", self.residual_fn, ("params", "sample"))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from hig_optax._blocks import symmetric_product
+from hig_optax._blocks import block_pairs, from_pairs, symmetric_product
 from hig_optax._float64 import Wide, dot, float64_island, power_of_two
 
 
@@ -73,7 +73,7 @@ def sums_along(S: Slices, X: Float[Array, "q k"]) -> Sums:
     Returns:
         The sums, for `assemble_along`.
     """
-    pairs = np.array([(i, j) for i in range(S.number) for j in (i, *range(i))], np.int32)
+    pairs = block_pairs(S.number)
 
     @float64_island
     def products(one: Array, other: Array, X: Array) -> tuple[Wide, Wide, Wide]:
@@ -103,14 +103,9 @@ def assemble_along(
     number, height = images.shape[:2]
     unit = _or_one(jnp.max(units))
     ratios = jnp.where(units > 0, units, 1) / unit
-    row, column = np.indices((number, number))
-    high, low = np.maximum(row, column), np.minimum(row, column)
-    # Slice `high` is paired with itself first, then with those before it.
-    place = high * (high + 1) // 2 + np.where(high == low, 0, low + 1)
-    placed = blocks[place]
-    flipped = jnp.where((row < column)[:, :, None, None], placed.swapaxes(2, 3), placed)
-    scaled = flipped * (ratios[:, None] * ratios)[:, :, None, None]
-    gram = scaled.transpose(0, 2, 1, 3).reshape(number * height, -1)[:size, :size]
+    # Scaled block by block, as they are paired.
+    scaled = blocks * jnp.prod(ratios[block_pairs(number)], axis=1)[:, None, None]
+    gram = from_pairs(scaled, number)[:size, :size]
     image = (images * ratios[:, None, None]).reshape(number * height, -1)[:size]
     return gram, image, unit
 

@@ -54,6 +54,50 @@ def optimized_columns(settings: Settings, params: Tree, batch: Tree, all_params:
     return Columns.of(params, settings.mask, all_params)
 
 
+class Layout(NamedTuple):
+    """What is known of the rows of a batch before any is computed."""
+
+    rows: Rows
+    samples: Samples
+    shape: tuple[int, int]
+    """(m, n) of J."""
+    dtype: Any
+    """Dtype of J."""
+    mode: Literal["reverse", "forward"]
+    """How J is differentiated where it is formed."""
+
+    @property
+    def number(self) -> int:
+        """What `chunk_size` counts: samples, or rows or columns of J where the batch is one sample."""
+        return self.samples.size or self.shape[self.mode == "forward"]
+
+
+def lay_out(settings: Settings, columns: Columns, batch: Tree) -> Layout:
+    """Look at the residual on a batch; only shapes and dtypes matter.
+
+    Raises:
+        TypeError: Rows that are not floating-point numbers.
+        ValueError: `batch` or the rows do not fit.
+    """
+    samples = take_apart(batch, settings.batch_axis)
+    rows = _trace(settings, columns, samples)
+    # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
+    dtypes = (rows.view.lowest_dtype, columns.view.lowest_dtype)
+    mode = choose_jacobian(
+        settings.jacobian if settings.solver != "krylov" else "auto",
+        rows=rows.view.size,
+        columns=columns.view.size,
+        has_custom_vjp=rows.has_custom_vjp,
+    )
+    return Layout(
+        rows,
+        samples,
+        ((samples.size or 1) * rows.view.size, columns.view.size),
+        min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits),
+        mode,
+    )
+
+
 class Linearised(NamedTuple):
     """The rows of a batch as a function of the parameters, at the parameters and to first order."""
 
@@ -77,11 +121,8 @@ def linearise(settings: Settings, columns: Columns, batch: Tree) -> Linearised:
         ValueError: `batch` or the rows do not fit; a call within ``shard_map`` or ``pmap``.
     """
     _refuse_manual_axes()
-    samples = take_apart(batch, settings.batch_axis)
-    rows = _trace(settings, columns, samples)
-    # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
-    dtypes = (rows.view.lowest_dtype, columns.view.lowest_dtype)
-    dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
+    layout = lay_out(settings, columns, batch)
+    rows, samples, dtype = layout.rows, layout.samples, layout.dtype
     solver = choose_solver(settings.solver, dtype=dtype, rtol=settings.rtol)
     if solver == "krylov":
         if rows.has_custom_vjp:
@@ -90,13 +131,7 @@ def linearise(settings: Settings, columns: Columns, batch: Tree) -> Linearised:
             rows, columns.parts, samples, chunk_size=settings.chunk_size, dtype=dtype
         )
         return Linearised(rows, samples, y, maps, dtype, solver)
-    mode = choose_jacobian(
-        settings.jacobian,
-        rows=rows.view.size,
-        columns=columns.view.size,
-        has_custom_vjp=rows.has_custom_vjp,
-    )
-    y, J = _jacobian(settings, rows, columns, samples, mode=mode, solver=solver, dtype=dtype)
+    y, J = _jacobian(settings, layout, columns, solver=solver)
     return Linearised(rows, samples, y, J, dtype, solver)
 
 
@@ -166,20 +201,14 @@ def _trace(settings: Settings, columns: Columns, samples: Samples) -> Rows:
 
 
 def _jacobian(
-    settings: Settings,
-    rows: Rows,
-    columns: Columns,
-    samples: Samples,
-    *,
-    mode: Literal["reverse", "forward"],
-    solver: Literal["svd", "gram"],
-    dtype: Any,
+    settings: Settings, layout: Layout, columns: Columns, *, solver: Literal["svd", "gram"]
 ) -> tuple[Array, Blocks | SlicedJacobian]:
     """Rows and Jacobian.
 
     Where its Gram matrix is all that is wanted of it, what can be is factored, and what is left comes in
     slices if it should not be held.
     """
+    rows, samples, shape, dtype, mode = layout
     parts, chunk_size = columns.parts, settings.chunk_size
     keywords: dict[str, Any] = {"chunk_size": chunk_size, "dtype": dtype}
     if solver == "svd" or _is_explicitly_sharded():
@@ -188,11 +217,9 @@ def _jacobian(
 
     tapped = _find_taps(rows, columns, samples) if mode == "reverse" else None
     plain = [i for i in range(len(parts)) if tapped is None or i not in tapped.matrices]
-    shape = (samples.size or 1) * rows.view.size, columns.view.size
-    number = samples.size or shape[mode == "forward"]
     is_held = (
         chunk_size is None
-        or chunk_size >= number
+        or chunk_size >= layout.number
         or may_be_held(shape, columns=sum(parts[i].size for i in plain))
     )
     if tapped is not None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from hig_optax._columns import Columns
+from hig_optax._planning import settled
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings
 from hig_optax._step import find_direction, optimized_columns
@@ -186,7 +187,8 @@ def scale_by_hig(
     ) -> tuple[Tree, ScaleByHigState]:
         del state, extra_args
         columns = optimized_columns(settings, params, batch, all_params)
-        found = find_direction(settings, columns, updates, batch)
+        chosen = settled(settings, params, updates, batch, all_params)
+        found = find_direction(chosen, columns, updates, batch)
         new, is_finite = columns.replace(updates, found.direction, found.is_finite)
         dtype = columns.view.highest_dtype
         return new, ScaleByHigState(report(found, is_finite, settings.spectrum_size, dtype))

@@ -48,12 +48,12 @@ def test_outer_products_are_written_out_sample_by_sample():
         np.testing.assert_allclose(block.written_out()[2 * 2 + 1], row)
 
 
-@pytest.mark.parametrize("size", [1, 7, 255, 256, 259, 600])
-def test_symmetric_product(size):
-    A = np.random.default_rng(0).normal(size=(size, 11))
+@pytest.mark.parametrize("shape", [(1, 3), (7, 200), (255, 200), (256, 130), (259, 129), (600, 11)])
+def test_symmetric_product(shape):
+    A = np.random.default_rng(0).normal(size=shape)
     with jax.enable_x64(True):
         found = np.asarray(symmetric_product(jnp.asarray(A)))
-    np.testing.assert_allclose(found, A @ A.T, atol=1e-13)
+    np.testing.assert_allclose(found, A @ A.T, atol=2e-13)
     np.testing.assert_array_equal(found, found.T)
 
 

@@ -1,0 +1,334 @@
+"""What a step will cost by each solver, and which one fits into a memory."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from hig_optax._columns import Columns
+from hig_optax._cost import cost_of
+from hig_optax._float64 import backend_has_float64
+from hig_optax._plan import exact_solver
+from hig_optax._settings import Settings, check_number
+from hig_optax._step import find_direction, lay_out, optimized_columns
+from hig_optax._types import ResidualFn, Tree
+
+Solver = Literal["svd", "gram", "krylov"]
+
+AUTO_MEMORY = 4 * 2**30
+"""Bytes that ``solver="auto"`` keeps a step within, where it can: the same on every machine."""
+
+# Below so many entries of J there is nothing to plan, and tracing each choice would lengthen the first call.
+SMALL_JACOBIAN = 2**24
+
+# Bytes an entry of the decomposition of a Gram matrix, in float64: itself, overwritten by its eigenvectors,
+# and twice as much of workspace. Where these alone are too many, no chunk is small enough.
+GRAM_BYTES = 24
+
+# By how much a step may exceed what is counted: compilers do not keep to the order of a program. Of eleven
+# steps from 9 to 390 MiB the worst but one of 12 MiB took 1.15 times what was counted, the least 0.89.
+MARGIN = 1.25
+
+# From one chunk size to the next smaller one that is tried.
+SMALLER = 4
+
+
+class _Layout(NamedTuple):
+    """What decides which options there are; see `hig_optax._step.Layout`."""
+
+    shape: tuple[int, int]
+    dtype: Any
+    mode: Literal["reverse", "forward"]
+    number: int
+    number_of_samples: int | None
+    has_custom_vjp: bool
+
+
+class Option(NamedTuple):
+    """One way to take a step."""
+
+    solver: Solver
+    """As in `scale_by_hig`."""
+
+    chunk_size: int | None
+    """As in `scale_by_hig`."""
+
+    flops: float
+    """Floating-point operations of a step, a multiplication and an addition counted as two."""
+
+    peak_bytes: int
+    """Most bytes that a step holds at once besides params, gradient and batch."""
+
+
+class Plan(NamedTuple):
+    """What a step will cost; printed, a small table. See `plan`."""
+
+    rows: int
+    """m, rows of J: numbers that the residual returns for the whole batch, a complex one counted twice."""
+
+    columns: int
+    """n, columns of J: numbers that are optimized."""
+
+    jacobian: Literal["reverse", "forward"]
+    """How J is differentiated where it is formed."""
+
+    memory_budget: int
+    """Bytes."""
+
+    options: tuple[Option, ...]
+    """What was weighed, in the order of preference."""
+
+    chosen: Option
+    """The one that a step will take."""
+
+    reason: str
+    """Why that one."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What to give to an optimizer for the chosen option: ``hig(1.0, residual_fn, **plan.settings)``."""
+        return {"solver": self.chosen.solver, "chunk_size": self.chosen.chunk_size}
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.rows} rows x {self.columns} columns, {self.jacobian} mode, "
+            f"budget {_in_bytes(self.memory_budget)}"
+        )
+        lines = [head, "  solver  chunk_size       flops        peak"]
+        for option in self.options:
+            mark = "*" if option == self.chosen else " "
+            size = "all" if option.chunk_size is None else option.chunk_size
+            lines.append(
+                f"{mark} {option.solver:6}  {size!s:>10}  {option.flops:10.2g}  "
+                f"{_in_bytes(option.peak_bytes):>10}"
+            )
+        return "\n".join([*lines, f"* {self.reason}"])
+
+
+def plan(
+    residual_fn: ResidualFn,
+    params: Tree,
+    batch: Tree,
+    memory_budget: int | None = None,
+    **settings: Any,
+) -> Plan:
+    """What a step of `scale_by_hig` will cost by each solver, before anything is run.
+
+    Every option is traced as it would be run, and its operations and the memory of its values are counted;
+    nothing is compiled, and nothing runs on the device. The peak is that of ``update`` alone, for a compiler
+    that fuses and frees as XLA does on a CPU, and a quarter more: an upper bound, at most 1.5 times what was
+    measured (``python -m hig_optax.experiments bench scale``).
+
+    ``solver="auto"`` makes the same choice for the default budget: the exact solver that is right for the
+    dtype and rtol; if that does not fit, the same in chunks; else ``"krylov"``, which is not exact, whole or
+    in chunks; and where nothing fits, what takes least.
+
+    Args:
+        residual_fn: As in `scale_by_hig`.
+        params: The parameters; arrays, or ``jax.ShapeDtypeStruct`` in their place.
+        batch: A batch; arrays, or ``jax.ShapeDtypeStruct`` in their place.
+        memory_budget: Bytes. None: 4 GiB, the budget of ``solver="auto"``, which does not hold where J has
+            less than 16 million entries.
+        settings: Settings of `scale_by_hig` other than the default. A given `solver` or `chunk_size` is
+            kept to, and weighed.
+
+    Returns:
+        A `Plan`. To follow one that was made for a budget of your own, hand its `settings` to the optimizer.
+
+    Raises:
+        TypeError: As `scale_by_hig`.
+        ValueError: As `scale_by_hig`; no option fits into the budget.
+
+    Example:
+        >>> import hig_optax, jax, jax.numpy as jnp
+        >>> def residual_fn(params, sample):
+        ...     x, y = sample
+        ...     return jnp.tanh(x @ params["w"]) @ params["v"] - y
+        >>> shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
+        >>> params = {"w": shape(64, 1000), "v": shape(1000, 16)}
+        >>> batch = shape(2048, 64), shape(2048, 16)
+        >>> plan = hig_optax.plan(residual_fn, params, batch, memory_budget=2**30)
+        >>> plan.rows, plan.columns, plan.settings
+        (32768, 80000, {'solver': 'krylov', 'chunk_size': None})
+    """
+    if unknown := sorted(set(settings) - {f.name for f in dataclasses.fields(Settings)}):
+        raise TypeError(
+            f"plan takes the settings of scale_by_hig, got {', '.join(unknown)}. Leave them out, or see "
+            "help(hig_optax.scale_by_hig) for their names."
+        )
+    if memory_budget is not None:
+        check_number("memory_budget", memory_budget, "a positive number of bytes", lambda x: x > 0)
+    given = Settings(residual_fn=residual_fn, **settings)
+    trees = (params, params, batch, None)
+    layout = _layout(given, trees)
+    budget = AUTO_MEMORY if memory_budget is None else memory_budget
+    weighed = _weigh(given, trees, layout, budget)
+    options = tuple(option for option, _ in weighed)
+    possible = [option for option, is_wanted in weighed if is_wanted]
+    least = min(possible, key=lambda option: option.peak_bytes)
+    fitting = [option for option in possible if option.peak_bytes <= budget]
+    if memory_budget is None and _is_small(given, layout):
+        chosen, reason = possible[0], "exact, and J is small"
+    elif fitting:
+        chosen = fitting[0]
+        reason = _reason(given, chosen, possible[0])
+    elif memory_budget is None:
+        chosen, reason = least, "the least: nothing fits"
+    else:
+        m, n = layout.shape
+        raise ValueError(
+            f"memory_budget={memory_budget} is too little for a step of {m} rows and {n} columns: it takes "
+            f'at least {least.peak_bytes}, by solver="{least.solver}" with chunk_size={least.chunk_size}. '
+            "Raise memory_budget, or take fewer samples."
+        )
+    return Plan(*layout.shape, layout.mode, budget, options, chosen, reason)
+
+
+def settled(
+    settings: Settings, params: Tree, updates: Tree, batch: Tree, all_params: Tree
+) -> Settings:
+    """The settings with the solver that ``auto`` stands for, and with chunks where it takes them to fit.
+
+    Where nothing fits into the default budget, the least is taken.
+    """
+    if settings.solver != "auto":
+        return settings
+    trees = (params, updates, batch, all_params)
+    layout = _layout(settings, trees)
+    if _is_small(settings, layout):
+        return settings
+    options = []
+    for option in _possible(settings, trees, layout, AUTO_MEMORY):
+        options.append(option)
+        if option.peak_bytes <= AUTO_MEMORY:
+            break
+    else:
+        option = min(options, key=lambda option: option.peak_bytes)
+    return _with(settings, option.solver, option.chunk_size)
+
+
+def _with(settings: Settings, solver: Solver, chunk_size: int | None) -> Settings:
+    num_matvecs = settings.num_matvecs if solver == "krylov" else None
+    return dataclasses.replace(
+        settings, solver=solver, chunk_size=chunk_size, num_matvecs=num_matvecs
+    )
+
+
+def _is_small(settings: Settings, layout: _Layout) -> bool:
+    return settings.solver == "auto" and math.prod(layout.shape) < SMALL_JACOBIAN
+
+
+def _reason(settings: Settings, chosen: Option, first: Option) -> str:
+    if settings.solver != "auto":
+        return "the solver that was asked for"
+    if chosen == first:
+        return "exact, and it fits"
+    if chosen.solver == first.solver:
+        return "exact, and it fits in chunks"
+    return "no exact solver fits; see Spectrum.unsettled for whether num_matvecs is enough"
+
+
+def _solvers(settings: Settings, layout: _Layout) -> tuple[Solver, ...]:
+    """Those to choose from, in the order of preference."""
+    if settings.solver != "auto":
+        return (settings.solver,)
+    exact = exact_solver(dtype=layout.dtype, rtol=settings.rtol)
+    return (exact,) if layout.has_custom_vjp else (exact, "krylov")
+
+
+def _possible(settings: Settings, trees: tuple, layout: _Layout, budget: int) -> Iterator[Option]:
+    for solver in _solvers(settings, layout):
+        yield from _options(settings, trees, layout, budget, solver)
+
+
+def _weigh(
+    settings: Settings, trees: tuple, layout: _Layout, budget: int
+) -> list[tuple[Option, bool]]:
+    """All options, the possible ones first, and whether each is possible."""
+    wanted = _solvers(settings, layout)
+    direct: tuple[Solver, ...] = ("gram", "svd") if backend_has_float64() else ("svd",)
+    others = [s for s in direct if s not in wanted and settings.solver == "auto"]
+    return [
+        (option, solver in wanted)
+        for solver in (*wanted, *others)
+        for option in _options(settings, trees, layout, budget, solver)
+    ]
+
+
+def _options(
+    settings: Settings, trees: tuple, layout: _Layout, budget: int, solver: Solver
+) -> Iterator[Option]:
+    """One solver, in smaller and smaller chunks until it fits."""
+    for chunk_size in _chunk_sizes(settings, layout, budget, solver):
+        cost = cost_of(_traced(_with(settings, solver, chunk_size), trees, find_direction))
+        option = Option(solver, chunk_size, cost.flops, int(MARGIN * cost.peak_bytes))
+        yield option
+        if option.peak_bytes <= budget:
+            return
+
+
+def _chunk_sizes(
+    settings: Settings, layout: _Layout, budget: int, solver: Solver
+) -> Iterator[int | None]:
+    yield settings.chunk_size
+    is_hopeless = solver == "gram" and GRAM_BYTES * min(layout.shape) ** 2 > budget
+    # Chunks bound the differentiation alone where J is held or the whole batch is one sample.
+    is_useless = solver == "svd" or (solver == "krylov" and layout.number_of_samples is None)
+    if settings.chunk_size is not None or is_hopeless or is_useless:
+        return
+    size = layout.number // SMALLER
+    while size >= 1:
+        yield size
+        size //= SMALLER
+
+
+def _layout(settings: Settings, trees: tuple) -> _Layout:
+    found = []
+
+    def look(settings: Settings, columns: Columns, updates: Tree, batch: Tree) -> tuple:
+        del updates
+        at = lay_out(settings, columns, batch)
+        found.append(
+            _Layout(at.shape, at.dtype, at.mode, at.number, at.samples.size, at.rows.has_custom_vjp)
+        )
+        return ()
+
+    _traced(settings, trees, look)
+    return found[-1]
+
+
+def _traced(settings: Settings, trees: tuple, fun: Callable) -> Any:
+    """The jaxpr of a function of settings, columns, updates and batch."""
+    leaves, treedef = jax.tree.flatten(trees)
+    is_array = [_is_array(x) for x in leaves]
+    arrays = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype)
+        for x, yes in zip(leaves, is_array, strict=True)
+        if yes
+    ]
+
+    def traced(arrays: list[Any]) -> Any:
+        remaining = iter(arrays)
+        values = [next(remaining) if yes else x for x, yes in zip(leaves, is_array, strict=True)]
+        params, updates, batch, all_params = jax.tree.unflatten(treedef, values)
+        columns = optimized_columns(settings, params, batch, all_params)
+        return fun(settings, columns, updates, batch)
+
+    return jax.make_jaxpr(traced)(arrays)
+
+
+def _is_array(x: Any) -> bool:
+    """Whether a leaf can be an argument of a jaxpr; strings, objects and float0 stay as they are."""
+    dtype = getattr(x, "dtype", None)
+    is_none = dtype is None or not hasattr(x, "shape")
+    return not is_none and getattr(dtype, "kind", "f") not in "OSU" and dtype != jax.dtypes.float0
+
+
+def _in_bytes(number: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1024
+    return f"{number:.3g} GiB"
