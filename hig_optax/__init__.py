@@ -1,6 +1,8 @@
 """Half-inverse gradients: an Optax transformation to train networks through physics."""
 
 from hig_optax import baselines as baselines
+from hig_optax._accumulate import AccumulateState as AccumulateState
+from hig_optax._accumulate import accumulate as accumulate
 from hig_optax._adaptive import AdaptiveHigState as AdaptiveHigState
 from hig_optax._adaptive import adaptive_hig as adaptive_hig
 from hig_optax._planning import Option as Option

@@ -60,7 +60,7 @@ def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
     leaves = [leaf for _, leaf in paths]
     axes = [
         None if leaf is None else axis
-        for leaf, axis in zip(leaves, _broadcast_axes(batch_axis, batch), strict=True)
+        for leaf, axis in zip(leaves, sample_axes(batch_axis, batch), strict=True)
     ]
     if all(axis is None for axis in axes):
         raise ValueError(
@@ -110,7 +110,12 @@ def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
     return Samples(size, mapped, assemble)
 
 
-def _broadcast_axes(batch_axis: Tree, batch: Tree) -> list[int | None]:
+def sample_axes(batch_axis: Tree, batch: Tree) -> list[int | None]:
+    """The sample axis of each leaf of a batch, Nones in the batch counted as leaves.
+
+    Raises:
+        ValueError: `batch_axis` is no prefix of `batch`.
+    """
     try:
         axes = jax.tree.broadcast(batch_axis, batch, is_leaf=_is_none)
     except ValueError as error:

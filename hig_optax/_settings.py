@@ -66,10 +66,10 @@ class Settings:
         if self.loss_fn is not None:
             check_function("loss_fn", self.loss_fn, ("rows", "batch"))
         for name in ("max_rank", "num_matvecs", "chunk_size", "spectrum_size"):
-            _check_count(name, getattr(self, name), optional=name != "spectrum_size")
+            check_count(name, getattr(self, name), optional=name != "spectrum_size")
         _check_batch_axis(self.batch_axis)
-        _check_choice("jacobian", self.jacobian, get_args(JacobianMode))
-        _check_choice("solver", self.solver, get_args(Solver))
+        check_choice("jacobian", self.jacobian, get_args(JacobianMode))
+        check_choice("solver", self.solver, get_args(Solver))
         if self.num_matvecs is not None and self.solver not in ("auto", "krylov"):
             raise ValueError(
                 f'num_matvecs is the number of products that solver="krylov" takes, got {self.num_matvecs} '
@@ -126,7 +126,13 @@ def check_function(name: str, fun: Any, arguments: tuple[str, ...]) -> None:
         raise TypeError(f"{wanted}, got one of {signature}: {error}.") from None
 
 
-def _check_count(name: str, value: Any, *, optional: bool) -> None:
+def check_count(name: str, value: Any, *, optional: bool = False) -> None:
+    """Refuse what is no positive Python int, nor None where that is allowed.
+
+    Raises:
+        TypeError: `value` is of another kind.
+        ValueError: It is less than one.
+    """
     if value is None and optional:
         return
     if isinstance(value, (jax.Array, bool)):
@@ -148,7 +154,12 @@ def _check_batch_axis(batch_axis: Tree) -> None:
             )
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse what is none of the choices.
+
+    Raises:
+        ValueError: It is not.
+    """
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 

@@ -57,7 +57,7 @@ def scale_by_hig(
     ``conj(jax.grad(loss))``, as everywhere in Optax: the raw gradient leads uphill.
 
     ``optax.MultiSteps`` around this is refused: it averages gradients over micro-batches, but the Jacobian
-    would be that of the last one alone.
+    would be that of the last one alone. `accumulate` takes the step of all of them.
 
     Args:
         residual_fn: ``(params, sample) -> rows``, any tree of real or complex floating-point arrays: the

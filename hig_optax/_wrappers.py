@@ -20,8 +20,9 @@ def refuse_multi_steps() -> None:
     if frame is not None:
         raise ValueError(
             "scale_by_hig cannot work inside optax.MultiSteps, which averages the gradients of several "
-            "micro-batches but passes on the last one alone, on which the Jacobian would be taken. Pass one "
-            "large batch instead, with chunk_size= to bound the memory of its differentiation."
+            "micro-batches but passes on the last one alone, on which the Jacobian would be taken. Use "
+            "hig_optax.accumulate(optimizer, every, example_batch), which takes the step of all of them, or "
+            "pass one large batch with chunk_size=."
         )
 
 

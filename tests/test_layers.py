@@ -29,9 +29,16 @@ RANKS = [
     {"_sliced"},
     {"_report", "_step"},
     {"_planning"},
-    {"_transform", "_adaptive", "_spring"},
+    {"_accumulate", "_transform", "_adaptive", "_spring"},
 ]
-OPTAX_MAY_BE_IMPORTED_BY = {"_transform", "_adaptive", "_spring", "_columns", "_wrappers"}
+OPTAX_MAY_BE_IMPORTED_BY = {
+    "_accumulate",
+    "_transform",
+    "_adaptive",
+    "_spring",
+    "_columns",
+    "_wrappers",
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -104,11 +111,13 @@ def test_public_names():
     }  # checked annotations bring the latter
     assert public - modules == {
         "STATIC_ARGS",
+        "AccumulateState",
         "Option",
         "Plan",
         "AdaptiveHigState",
         "ScaleByHigState",
         "Spectrum",
+        "accumulate",
         "adaptive_hig",
         "hig",
         "plan",
