@@ -12,7 +12,17 @@ import jax
 from rich.console import Console
 
 from hig_optax import problems
-from hig_optax.experiments import bench, compare, contest, machine, methods, results, study
+from hig_optax.experiments import (
+    bench,
+    compare,
+    contest,
+    functions,
+    growth,
+    machine,
+    methods,
+    results,
+    study,
+)
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.report import Report
@@ -95,9 +105,19 @@ def _parser() -> argparse.ArgumentParser:
 
     parse = commands.add_parser("bench", parents=[shared], help="what a step costs")
     parse.set_defaults(command=_bench)
-    parse.add_argument("what", choices=["step"], help="step: one optimizer step, part by part")
-    parse.add_argument("--problem", type=_words, default=None, metavar="A,B", help="default: all")
-    parse.add_argument("--quick", action="store_true", help="few repetitions, to see it work")
+    parse.add_argument(
+        "what",
+        choices=["step", "scale", "functions"],
+        help="step: one optimizer step, part by part; scale: time and memory as rows and parameters grow; "
+        "functions: ways to decompose a Gram matrix, or not to",
+    )
+    parse.add_argument(
+        "--problem", type=_words, default=None, metavar="A,B", help="of step (default: all)"
+    )
+    parse.add_argument(
+        "--solver", type=_words, default=None, metavar="A,B", help="of scale (default: all)"
+    )
+    parse.add_argument("--quick", action="store_true", help="far too little, to see it work")
     return parser
 
 
@@ -213,7 +233,13 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 def _bench(options: argparse.Namespace, console: Console) -> None:
     _configure(options)
-    table, written = bench.step(options.problem, out=options.out, quick=options.quick)
+    shared = {"out": options.out, "quick": options.quick}
+    if options.what == "step":
+        table, written = bench.step(options.problem, **shared)
+    elif options.what == "functions":
+        table, written = functions.functions(**shared)
+    else:
+        table, written = growth.scale(options.solver, report=console.print, **shared)
     table.show(console)
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
