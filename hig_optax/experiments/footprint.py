@@ -46,7 +46,8 @@ def measure(solver: str, samples: int, hidden: int) -> dict[str, Any]:
     Returns:
         ``rows`` and ``columns``; ``seconds`` of a step, loss and its gradient included (median; the first
         step where one takes more than `SECONDS`); in MiB, ``predicted``, the peak of `hig_optax.plan`,
-        ``grown``, by how much the process's resident memory was at most above that before its first step,
+        ``grown``, by how much the process's resident memory was at most above that before its first step
+        (a small program had run),
         and ``process``, its peak in all; ``chosen``, the solver that ``auto`` took; ``is_finite``.
     """
     keys = iter(jax.random.split(jax.random.key(0), 8))
@@ -84,6 +85,7 @@ def measure(solver: str, samples: int, hidden: int) -> dict[str, Any]:
         updates, state = optimizer.update(grads, state, params, batch=batch)
         return optax.apply_updates(params, updates), state, loss
 
+    _warm_up()
     state = optimizer.init(params)
     compiled = step.lower(params, state, batch).compile()
     jax.block_until_ready((params, state, batch))
@@ -103,6 +105,16 @@ def measure(solver: str, samples: int, hidden: int) -> dict[str, Any]:
         "chosen": solver if plan is None else plan.chosen.solver,
         "is_finite": bool(jnp.isfinite(loss)),
     }
+
+
+def _warm_up() -> None:
+    """Let the libraries that a step calls set up their buffers, some 10 MiB whatever the size."""
+
+    @jax.jit
+    def calls(x: jax.Array) -> Any:
+        return jnp.linalg.eigh(x), jnp.linalg.qr(x), jnp.linalg.svd(x), jnp.tanh(x) @ x
+
+    jax.block_until_ready(calls(jnp.eye(64)))
 
 
 def _time(step: Any, *args: Any) -> float:

@@ -33,8 +33,8 @@ NOTE = (
     "Whole steps on a dense network of two hidden layers, 16 rows a sample, float32, each size in a fresh "
     "process: milliseconds (median), and memory in MiB. Predicted: the peak of hig_optax.plan. "
     "Grown: how far the process's resident memory rose, in its first step, above what it was before with "
-    "everything compiled and loaded. Process: its peak in all, Python, JAX and compilation included. "
-    "Exponents are slopes of log time over log size. "
+    "everything compiled and a small program run. Process: its peak in all, Python, JAX and compilation "
+    "included. Exponents are slopes of log time over log size. "
 )
 
 
