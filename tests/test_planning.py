@@ -63,7 +63,7 @@ def test_the_exact_solver_then_chunks_then_krylov_then_an_error():
     assert chunked.chosen.solver == "gram"
     assert chunked.chosen.chunk_size < 512
     assert chunked.chosen.peak_bytes < whole.chosen.peak_bytes
-    krylov = hig_optax.plan(*args, memory_budget=8 * MIB)
+    krylov = hig_optax.plan(*args, memory_budget=_planning.FIXED + 8 * MIB)
     assert krylov.chosen.solver == "krylov"
     assert "unsettled" in krylov.reason
     with pytest.raises(
@@ -113,7 +113,7 @@ def test_num_matvecs_is_for_krylov_alone(monkeypatch):
 def test_auto_takes_what_the_plan_says(monkeypatch):
     """With the budget of the plan small enough, `auto` is krylov; nothing runs to find that out."""
     monkeypatch.setattr(_planning, "SMALL_JACOBIAN", 0)
-    monkeypatch.setattr(_planning, "AUTO_MEMORY", MIB // 2)
+    monkeypatch.setattr(_planning, "AUTO_MEMORY", _planning.FIXED + MIB // 2)
     params, batch = (
         jax.tree.map(lambda x: jnp.ones(x.shape) / x.shape[0], tree) for tree in shapes(64)
     )
