@@ -53,7 +53,7 @@ def test_a_step_is_measured_in_a_process_of_its_own():
     assert (found["rows"], found["columns"]) == (32, footprint.num_params(8))
     assert found["is_finite"]
     assert 0 < found["seconds"] < 10
-    assert 0 < found["predicted"] < 10
+    assert 10 < found["predicted"] < 20
     assert 0 <= found["grown"] < found["process"]
     with pytest.raises(RuntimeError, match="solver must be one of"):
         growth.in_a_fresh_process({"solver": "qr", "samples": 2, "hidden": 8})
