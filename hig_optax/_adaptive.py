@@ -22,7 +22,8 @@ from hig_optax._step import (
     loss_of_rows,
     optimized_columns,
 )
-from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Spectrum, Tree
+from hig_optax._types import JacobianMode, LossFn, ResidualFns, Scalar, Solver, Spectrum, Tree
+from hig_optax._wrappers import placeholder_type
 
 Auto = Literal["auto"]
 
@@ -60,22 +61,30 @@ DECIDED = _Recipe(
 
 
 class AdaptiveHigState(NamedTuple):
-    """State of `adaptive_hig`. Real numbers have the real dtype of the parameters, at least float32."""
+    """State of `adaptive_hig`. Real numbers have the real dtype of the parameters, at least float32.
+
+    Example:
+        >>> import hig_optax, jax.numpy as jnp
+        >>> opt = hig_optax.adaptive_hig(lambda w, x: w * x, init_relative_damping=0.5)
+        >>> opt.init(jnp.ones(2)).damping
+        Array(0.5, dtype=float32)
+    """
 
     num_updates: Int[Array, ""]
     """Number of updates so far, int32; what a schedule is evaluated at."""
 
     damping: Float[Array, ""]
-    """Damping of the next step, relative to the mean of σ²."""
+    """Damping of the next step, relative to the mean of σ², dimensionless."""
 
     gain_ratio: Float[Array, ""]
-    """Actual over predicted decrease of the batch loss, of the last trial of the last step."""
+    """Actual over predicted decrease of the batch loss, of the last trial of the last step, dimensionless."""
 
     accepted: Bool[Array, ""]
     """Whether the last step was taken. False: its updates were zero."""
 
     loss: Float[Array, ""]
-    """Loss of the last batch before the step: ½Σrows², averaged over the samples, or `loss_fn`."""
+    """Loss of the last batch before the step: `loss_fn`, or ½Σrows², averaged over the samples unless
+    `residual_fn` takes the whole batch or has blocks."""
 
     trial_loss: Float[Array, ""]
     """Loss of the same batch at the last trial; after the step, if that was accepted."""
@@ -97,7 +106,7 @@ class AdaptiveHigState(NamedTuple):
 
 
 def adaptive_hig(
-    residual_fn: ResidualFn,
+    residual_fn: ResidualFns,
     *,
     loss_fn: LossFn | None = None,
     learning_rate: optax.ScalarOrSchedule = 1.0,
@@ -152,7 +161,7 @@ def adaptive_hig(
 
     Args:
         residual_fn: ``(params, sample) -> rows``, as in `scale_by_hig`. Without `loss_fn` the rows must be
-            errors, y - target: their sum of squares is what is minimised.
+            errors, y - target: their sum of squares is what is minimised, that of all blocks if there are.
         loss_fn: ``(rows, batch) -> scalar``, as in `scale_by_hig`, for a loss that is no sum of squares. The
             model is then h/2·‖g/h - J·step‖² with g = ∂loss/∂rows and h the curvature along g: exact for any
             multiple of a sum of squares, else as if the loss were equally curved in all rows. Where h is
@@ -253,8 +262,11 @@ def adaptive_hig(
     has_momentum = not (isinstance(momentum, (int, float)) and momentum == 0)
 
     def init_fn(params: Tree) -> AdaptiveHigState:
-        view = Columns.of(params, mask).view
-        dtype = view.highest_dtype
+        if isinstance(params, placeholder_type()):
+            size, dtype = 0, jnp.dtype(jnp.float32)
+        else:
+            view = Columns.of(params, mask).view
+            size, dtype = view.size, view.highest_dtype
         # One buffer per field, so that the state can be donated.
         return AdaptiveHigState(
             num_updates=jnp.zeros((), jnp.int32),
@@ -264,10 +276,10 @@ def adaptive_hig(
             loss=jnp.zeros((), dtype),
             trial_loss=jnp.zeros((), dtype),
             step_norm=jnp.zeros((), dtype),
-            previous=jnp.zeros((view.size,), dtype) if has_momentum else None,
+            previous=jnp.zeros((size,), dtype) if has_momentum else None,
             reach=jnp.ones((), dtype),
             progress=None if patience is None else Progress.start(dtype),
-            spectrum=blank(spectrum_size, dtype),
+            spectrum=blank(spectrum_size, dtype, settings.blocks),
         )
 
     def update_fn(

@@ -14,6 +14,9 @@ from hig_optax._float64 import dot, float64_island, power_of_two
 from hig_optax._gram import ColumnGram, RowGram
 from hig_optax._types import Factors, Known, Scalar
 
+RowBlocks = tuple[tuple[str, int], ...]
+"""Names and numbers of rows of blocks, in the order of the rows."""
+
 
 class Direction(NamedTuple):
     """A direction, uphill, and what was found on the way; see `Spectrum` for the fields."""
@@ -26,6 +29,7 @@ class Direction(NamedTuple):
     captured: Float[Array, ""]
     agreement: Float[Array, ""] | None
     unsettled: Float[Array, ""]
+    shares: dict[str, Float[Array, ""]]
     is_finite: Bool[Array, ""]
     slope: Float[Array, ""] | None = None
     """Only of a scaled step: how fast the loss falls along it, gᵀJ·step. Unit: loss."""
@@ -60,6 +64,7 @@ def half_inverse_direction(
     max_rank: int | None,
     solver: Literal["svd", "gram"],
     scaling: Scaling | None = None,
+    row_blocks: RowBlocks = (),
 ) -> Direction:
     """Direction V f(Σ) Uᵀ g for the Jacobian J = U Σ Vᵀ, f(σ) = σ(σ²+λ)^((κ-1)/2) on kept σ.
 
@@ -87,6 +92,7 @@ def half_inverse_direction(
         scaling: If given, the result is a step of its own length, t·V f(Σ) Uᵀ g + p: t minimises the model of
             the loss, and p is what is left of the previous step outside of the rows (see `_scaled`). Needs
             `cotangent`.
+        row_blocks: Names and numbers of rows of the blocks that `Direction.shares` tells of.
 
     Returns:
         A `Direction`, real numbers in the dtype of J, `agreement` None without `cotangent`. If anything that
@@ -105,7 +111,14 @@ def half_inverse_direction(
 
     def compute(J: Blocks, known: tuple, scaling: Scaling | None, settings: tuple) -> Direction:
         return decompose(
-            J, known, scaling, settings, max_rank=max_rank, solver=solver, data_eps=data_eps
+            J,
+            known,
+            scaling,
+            settings,
+            max_rank=max_rank,
+            solver=solver,
+            data_eps=data_eps,
+            row_blocks=row_blocks,
         )
 
     if solver == "gram":
@@ -134,6 +147,7 @@ def krylov_direction(
     max_rank: int | None,
     solver: Literal["svd", "gram"],
     relative_damping: Scalar | None = None,
+    row_blocks: RowBlocks = (),
 ) -> Direction:
     """The direction of `half_inverse_direction` on a Krylov subspace of the row space of J.
 
@@ -160,6 +174,7 @@ def krylov_direction(
         max_rank: Largest number of kept Ritz values.
         solver: What decomposes B.
         relative_damping: Added to `damping` in units of the mean square of the Ritz values.
+        row_blocks: As in `half_inverse_direction`.
 
     Returns:
         As `half_inverse_direction`, with Ritz values for singular values. `captured` counts what the
@@ -192,7 +207,7 @@ def krylov_direction(
         small_cotangent = jnp.zeros(num_matvecs + 1, B.dtype).at[0].set(_krylov.norm(cotangent))
         small_gradient = dot(small_cotangent, B)
 
-    def on_first(count: int) -> Direction:
+    def on_first(count: int, exponent: Scalar = exponent, damping: Scalar = damping) -> Direction:
         """The direction in the subspace of the first `count` products."""
         columns = jnp.arange(num_matvecs) < count
         return half_inverse_direction(
@@ -216,7 +231,13 @@ def krylov_direction(
     else:
         # The first column vector is Jᵀg, normalised.
         agreement = cosine(gradient / _unit(gradient)[0], V[0])
+    shares = {}
+    if row_blocks:
+        # κ = 0 without damping is the vector V Σ⁻¹ Vᵀx, whose image is U Vᵀx.
+        flat = on_first(num_matvecs, exponent=0.0, damping=0.0).direction
+        shares = _shares(matvec(dot(flat / _unit(flat)[0], V)), row_blocks)
     return small._replace(
+        shares=shares,
         direction=dot(small.direction, V),
         captured=captured,
         agreement=agreement,
@@ -287,6 +308,7 @@ def decompose(
     max_rank: int | None,
     solver: Literal["svd", "gram"],
     data_eps: float,
+    row_blocks: RowBlocks = (),
 ) -> Direction:
     """`half_inverse_direction` in the dtype of its arguments, but for what a step keeps of the previous one.
 
@@ -341,6 +363,12 @@ def decompose(
     coefficients = jnp.where(keep, all_coefficients, 0)
     share = jnp.sum(jnp.square(coefficients)) / jnp.where(total > 0, total, 1)
 
+    shares = {}
+    if row_blocks:
+        assert isinstance(J, Blocks), "a J in blocks of rows is held"
+        inverse = jnp.where(keep, 1 / jnp.where(keep, s, 1), 0)
+        shares = _shares(J.matvec(factors.combine(inverse * coefficients)), row_blocks)
+
     rank = jnp.sum(keep, dtype=jnp.int32)
     smallest = s[jnp.maximum(rank - 1, 0)]
     slope = curvature = None
@@ -368,6 +396,7 @@ def decompose(
         captured=jnp.where(total > 0, jnp.minimum(share, 1), 1),
         agreement=agreement,
         unsettled=jnp.zeros_like(cutoff),
+        shares=shares,
         # A decomposition that fails on an accelerator returns NaN; so does a cut of NaN.
         is_finite=is_finite & jnp.all(jnp.isfinite(s)) & jnp.isfinite(cutoff),
         slope=slope,
@@ -414,6 +443,16 @@ def _scaled(
     slope = J_unit * g_unit * jnp.sum(e * change)
     curvature = jnp.where(has_model, h, 0) * jnp.sum(jnp.square(J_unit * change))
     return step, slope, curvature
+
+
+def _shares(image: Float[Array, " m"], row_blocks: RowBlocks) -> dict[str, Array]:
+    """How the squared norm of a vector of the row side is made up of its blocks."""
+    squared, start, sums = jnp.square(image), 0, {}
+    for name, size in row_blocks:
+        sums[name] = jnp.sum(squared[start : start + size])
+        start += size
+    total = sum(sums.values(), jnp.zeros((), image.dtype))
+    return {name: x / jnp.where(total > 0, total, 1) for name, x in sums.items()}
 
 
 def _ratio(a: Array, b: Array) -> Array:

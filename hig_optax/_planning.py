@@ -13,7 +13,7 @@ from hig_optax._float64 import backend_has_float64
 from hig_optax._plan import exact_solver
 from hig_optax._settings import Settings, check_number
 from hig_optax._step import find_direction, lay_out, optimized_columns
-from hig_optax._types import ResidualFn, Tree
+from hig_optax._types import ResidualFns, Tree
 
 Solver = Literal["svd", "gram", "krylov"]
 
@@ -50,7 +50,7 @@ class _Layout(NamedTuple):
 
 
 class Option(NamedTuple):
-    """One way to take a step."""
+    """One way to take a step; see `plan`."""
 
     solver: Solver
     """As in `scale_by_hig`."""
@@ -111,7 +111,7 @@ class Plan(NamedTuple):
 
 
 def plan(
-    residual_fn: ResidualFn,
+    residual_fn: ResidualFns,
     params: Tree,
     batch: Tree,
     memory_budget: int | None = None,

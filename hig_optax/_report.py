@@ -10,8 +10,8 @@ from hig_optax._direction import Direction
 from hig_optax._types import Spectrum
 
 
-def blank(size: int, dtype: Any) -> Spectrum:
-    """The report before the first step: zeros, and finite."""
+def blank(size: int, dtype: Any, blocks: tuple[str, ...]) -> Spectrum:
+    """The report before the first step, on a residual with these blocks of rows: zeros, and finite."""
     # One buffer per field: a state whose fields share one could not be donated.
     return Spectrum(
         singular_values=jnp.zeros((size,), dtype),
@@ -21,6 +21,7 @@ def blank(size: int, dtype: Any) -> Spectrum:
         captured=jnp.zeros((), dtype),
         agreement=jnp.zeros((), dtype),
         unsettled=jnp.zeros((), dtype),
+        shares={name: jnp.zeros((), dtype) for name in blocks},
         is_finite=jnp.ones((), bool),
     )
 
@@ -44,5 +45,6 @@ def report(found: Direction, is_finite: Bool[Array, ""], size: int, dtype: Any) 
         captured=shown(found.captured),
         agreement=shown(agreement),
         unsettled=shown(found.unsettled),
+        shares={name: shown(share) for name, share in found.shares.items()},
         is_finite=is_finite,
     )

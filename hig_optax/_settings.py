@@ -4,13 +4,14 @@ import dataclasses
 import inspect
 import math
 import operator
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Tree
+from hig_optax._types import JacobianMode, LossFn, ResidualFns, Scalar, Solver, Tree
 
 STATIC_ARGS = (
     "residual_fn",
@@ -46,7 +47,7 @@ class Settings:
             not checked; one that is NaN makes the update zero and flagged, like any other NaN.
     """
 
-    residual_fn: ResidualFn
+    residual_fn: ResidualFns
     loss_fn: LossFn | None = None
     exponent: Scalar = -0.5
     rtol: Scalar = 1e-6
@@ -62,7 +63,10 @@ class Settings:
     spectrum_size: int = 64
 
     def __post_init__(self) -> None:
-        check_function("residual_fn", self.residual_fn, ("params", "sample"))
+        if isinstance(self.residual_fn, Mapping):
+            _check_blocks(self.residual_fn)
+        else:
+            check_function("residual_fn", self.residual_fn, ("params", "sample"))
         if self.loss_fn is not None:
             check_function("loss_fn", self.loss_fn, ("rows", "batch"))
         for name in ("max_rank", "num_matvecs", "chunk_size", "spectrum_size"):
@@ -81,6 +85,11 @@ class Settings:
         check_number(
             "damping", self.damping, "finite and not negative", lambda x: 0 <= x < math.inf
         )
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the blocks of rows, in JAX's order; empty for a residual without."""
+        return tuple(sorted(self.residual_fn)) if isinstance(self.residual_fn, Mapping) else ()
 
 
 NOT_PASSED: Any = object()
@@ -124,6 +133,16 @@ def check_function(name: str, fun: Any, arguments: tuple[str, ...]) -> None:
         signature.bind(*arguments)
     except TypeError as error:
         raise TypeError(f"{wanted}, got one of {signature}: {error}.") from None
+
+
+def _check_blocks(residual_fns: Mapping[str, Any]) -> None:
+    if not residual_fns or not all(isinstance(name, str) for name in residual_fns):
+        raise ValueError(
+            "residual_fn must be a function or a dict {name: function} with at least one block, got "
+            f"{dict(residual_fns)!r}."
+        )
+    for name, fun in residual_fns.items():
+        check_function(f"residual_fn[{name!r}]", fun, ("params", "sample"))
 
 
 def check_count(name: str, value: Any, *, optional: bool = False) -> None:

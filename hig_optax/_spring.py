@@ -13,7 +13,8 @@ from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings, check_number
 from hig_optax._sliced import SlicedJacobian
 from hig_optax._step import direction_from, linearise, optimized_columns
-from hig_optax._types import JacobianMode, ResidualFn, Scalar, Solver, Spectrum, Tree
+from hig_optax._types import JacobianMode, ResidualFns, Scalar, Solver, Spectrum, Tree
+from hig_optax._wrappers import placeholder_type
 
 
 class SpringState(NamedTuple):
@@ -31,7 +32,7 @@ class SpringState(NamedTuple):
 
 def spring(
     learning_rate: optax.ScalarOrSchedule,
-    residual_fn: ResidualFn,
+    residual_fn: ResidualFns,
     *,
     damping: Scalar,
     momentum: Scalar = 0.9,
@@ -120,10 +121,15 @@ def spring(
         check_number("learning_rate", learning_rate, "a finite number", math.isfinite)
 
     def init_fn(params: Tree) -> SpringState:
-        view = Columns.of(params, mask).view
-        dtype = view.highest_dtype
+        if isinstance(params, placeholder_type()):
+            size, dtype = 0, jnp.dtype(jnp.float32)
+        else:
+            view = Columns.of(params, mask).view
+            size, dtype = view.size, view.highest_dtype
         return SpringState(
-            jnp.zeros((), jnp.int32), jnp.zeros((view.size,), dtype), blank(spectrum_size, dtype)
+            num_updates=jnp.zeros((), jnp.int32),
+            previous=jnp.zeros((size,), dtype),
+            spectrum=blank(spectrum_size, dtype, settings.blocks),
         )
 
     def update_fn(

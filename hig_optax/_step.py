@@ -1,6 +1,6 @@
 """One step of the method on one batch: rows, Jacobian, cotangent, direction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from hig_optax._blocks import Blocks, Dense
 from hig_optax._columns import Columns
 from hig_optax._direction import (
     Direction,
+    RowBlocks,
     Scaling,
     half_inverse_direction,
     krylov_direction,
@@ -35,10 +36,11 @@ from hig_optax._plan import (
     refuse_custom_vjp,
 )
 from hig_optax._residual import Rows, trace_rows
+from hig_optax._row_blocks import RowBlock, blockwise_jacobian, split_batch, stacked
 from hig_optax._settings import Settings, check_passed
 from hig_optax._sliced import SlicedJacobian, sliced_direction
 from hig_optax._taps import Tapped, find_taps
-from hig_optax._types import LossFn, Tree
+from hig_optax._types import LossFn, ResidualFn, Tree
 from hig_optax._wrappers import refuse_multi_steps
 
 
@@ -64,7 +66,14 @@ class Layout(NamedTuple):
     dtype: Any
     """Dtype of J."""
     mode: Literal["reverse", "forward"]
-    """How J is differentiated where it is formed."""
+    """How J is differentiated where it is formed and `residual_fn` is one function."""
+    blocks: Mapping[str, RowBlock]
+    """The parts that a residual in blocks is stacked of: then the batch is one sample. Otherwise empty."""
+
+    @property
+    def row_blocks(self) -> RowBlocks:
+        """Names and numbers of rows of the blocks."""
+        return tuple((name, block.size) for name, block in self.blocks.items())
 
     @property
     def number(self) -> int:
@@ -79,8 +88,16 @@ def lay_out(settings: Settings, columns: Columns, batch: Tree) -> Layout:
         TypeError: Rows that are not floating-point numbers.
         ValueError: `batch` or the rows do not fit.
     """
-    samples = take_apart(batch, settings.batch_axis)
-    rows = _trace(settings, columns, samples)
+    blocks: dict[str, RowBlock] = {}
+    if isinstance(settings.residual_fn, Mapping):
+        for name, samples in split_batch(settings.blocks, batch, settings.batch_axis).items():
+            rows = _trace(settings.residual_fn[name], columns, samples, f"residual_fn[{name!r}]")
+            blocks[name] = RowBlock(rows, samples)
+        samples = Samples(None, (), lambda _: batch)
+        rows = stacked(blocks, settings.chunk_size)
+    else:
+        samples = take_apart(batch, settings.batch_axis)
+        rows = _trace(settings.residual_fn, columns, samples, "residual_fn")
     # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
     dtypes = (rows.view.lowest_dtype, columns.view.lowest_dtype)
     mode = choose_jacobian(
@@ -95,6 +112,7 @@ def lay_out(settings: Settings, columns: Columns, batch: Tree) -> Layout:
         ((samples.size or 1) * rows.view.size, columns.view.size),
         min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits),
         mode,
+        blocks,
     )
 
 
@@ -107,6 +125,7 @@ class Linearised(NamedTuple):
     J: Blocks | SlicedJacobian | LinearMaps
     dtype: Any
     solver: Any
+    row_blocks: RowBlocks = ()
 
     def evaluate(self, parts: tuple[Array, ...], chunk_size: int | None) -> Float[Array, " m"]:
         """The rows of the same batch at other values of the parameters."""
@@ -130,7 +149,17 @@ def linearise(settings: Settings, columns: Columns, batch: Tree) -> Linearised:
         y, maps = linear_maps(
             rows, columns.parts, samples, chunk_size=settings.chunk_size, dtype=dtype
         )
-        return Linearised(rows, samples, y, maps, dtype, solver)
+        return Linearised(rows, samples, y, maps, dtype, solver, layout.row_blocks)
+    if layout.blocks:
+        y, whole = blockwise_jacobian(
+            layout.blocks,
+            columns.parts,
+            jacobian=settings.jacobian,
+            chunk_size=settings.chunk_size,
+            dtype=dtype,
+        )
+        held = Blocks((Dense(_gathered(whole)),))
+        return Linearised(rows, samples, _gathered(y), held, dtype, solver, layout.row_blocks)
     y, J = _jacobian(settings, layout, columns, solver=solver)
     return Linearised(rows, samples, y, J, dtype, solver)
 
@@ -173,6 +202,7 @@ def direction_from(
         maps = (at.J.matvec, at.J.rmatvec)
         numbers["num_matvecs"] = settings.num_matvecs or DEFAULT_MATVECS
         numbers["solver"] = exact_solver(dtype=at.dtype, rtol=settings.rtol)
+        numbers["row_blocks"] = at.row_blocks
         if scaling is None:
             found = krylov_direction(*maps, gradient, cotangent, **numbers)
         else:
@@ -180,18 +210,26 @@ def direction_from(
             found = krylov_step(*maps, gradient, cotangent, scaling, **numbers)
     else:
         found = half_inverse_direction(
-            at.J, gradient, cotangent, solver=at.solver, scaling=scaling, **numbers
+            at.J,
+            gradient,
+            cotangent,
+            solver=at.solver,
+            scaling=scaling,
+            row_blocks=at.row_blocks,
+            **numbers,
         )
     return found._replace(is_finite=found.is_finite & jnp.all(jnp.isfinite(at.y)))
 
 
-def _trace(settings: Settings, columns: Columns, samples: Samples) -> Rows:
+def _trace(residual_fn: ResidualFn, columns: Columns, samples: Samples, name: str) -> Rows:
     def residual(parts: tuple[jax.Array, ...], entries: tuple[Any, ...]) -> Tree:
-        return settings.residual_fn(columns.rebuild(parts), samples.assemble(entries))
+        return residual_fn(columns.rebuild(parts), samples.assemble(entries))
 
     try:
         return trace_rows(residual, columns.parts, samples.example)
     except Exception as error:
+        if name != "residual_fn":
+            error.add_note(f"This is {name}.")
         if columns.is_one_vector:
             raise ValueError(
                 "residual_fn failed on params that are one flat vector. If optax.flatten is wrapped around "
@@ -208,7 +246,7 @@ def _jacobian(
     Where its Gram matrix is all that is wanted of it, what can be is factored, and what is left comes in
     slices if it should not be held.
     """
-    rows, samples, shape, dtype, mode = layout
+    rows, samples, shape, dtype, mode, _ = layout
     parts, chunk_size = columns.parts, settings.chunk_size
     keywords: dict[str, Any] = {"chunk_size": chunk_size, "dtype": dtype}
     if solver == "svd" or _is_explicitly_sharded():

@@ -12,19 +12,26 @@ from hig_optax._planning import settled
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings
 from hig_optax._step import find_direction, optimized_columns
-from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Spectrum, Tree
+from hig_optax._types import JacobianMode, LossFn, ResidualFns, Scalar, Solver, Spectrum, Tree
 from hig_optax._wrappers import placeholder_type
 
 
 class ScaleByHigState(NamedTuple):
-    """State of `scale_by_hig`: a report on the last step, nothing that the next one needs."""
+    """State of `scale_by_hig`: a report on the last step, nothing that the next one needs.
+
+    Example:
+        >>> import hig_optax, jax.numpy as jnp
+        >>> state = hig_optax.scale_by_hig(lambda w, x: w * x, spectrum_size=3).init(jnp.ones(2))
+        >>> state.spectrum.singular_values
+        Array([0., 0., 0.], dtype=float32)
+    """
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
 
 
 def scale_by_hig(
-    residual_fn: ResidualFn,
+    residual_fn: ResidualFns,
     *,
     loss_fn: LossFn | None = None,
     exponent: Scalar = -0.5,
@@ -61,7 +68,10 @@ def scale_by_hig(
 
     Args:
         residual_fn: ``(params, sample) -> rows``, any tree of real or complex floating-point arrays: the
-            rows of one sample. A complex row counts as two real ones.
+            rows of one sample. A complex row counts as two real ones. Or a dict ``{name: function}`` of
+            blocks (interior, boundary, data) whose samples differ in kind and number: `batch` is then a dict
+            of the same names, `loss_fn` gets one, the rows of all are stacked, and `Spectrum.shares` tells
+            the blocks apart. Scale the rows of a block by `weighted_residual`.
         loss_fn: ``(rows, batch) -> scalar``, where `rows` is the stacked output of `residual_fn`, (b, ...)
             per leaf (the raw output where ``batch_axis=None``). If given, ∂L/∂y is taken from it and the
             incoming updates serve only the report `Spectrum.agreement`: what stands before in a chain then
@@ -74,7 +84,8 @@ def scale_by_hig(
         damping: λ >= 0, absolute, in the unit of σ²; may be traced. κ = -1 gives Levenberg-Marquardt.
         batch_axis: Which axis of the leaves of `batch` counts the samples: an int, or a tree of ints and
             Nones that is a prefix of `batch`, as in ``jax.vmap`` (a None leaf is shared by all samples).
-            None: `residual_fn` takes the whole batch, for residuals that couple samples.
+            None: `residual_fn` takes the whole batch, for residuals that couple samples. With blocks, one int
+            for all, or a dict with what holds for each, None for one that takes its whole batch.
         mask: Tree of bools (a prefix of the parameters), or a function from parameters to one, as in
             ``optax.masked``: the True leaves are optimized, the updates of others pass through unchanged.
         jacobian: ``"reverse"``, ``"forward"``, or ``"auto"``: forward where a sample has more rows than
@@ -172,9 +183,9 @@ def scale_by_hig(
 
     def init_fn(params: Tree) -> ScaleByHigState:
         if isinstance(params, placeholder_type()):
-            return ScaleByHigState(blank(settings.spectrum_size, jnp.float32))
+            return ScaleByHigState(blank(settings.spectrum_size, jnp.float32, settings.blocks))
         dtype = Columns.of(params, settings.mask).view.highest_dtype
-        return ScaleByHigState(blank(settings.spectrum_size, dtype))
+        return ScaleByHigState(blank(settings.spectrum_size, dtype, settings.blocks))
 
     def update_fn(
         updates: Tree,
@@ -198,7 +209,7 @@ def scale_by_hig(
 
 def hig(
     learning_rate: optax.ScalarOrSchedule,
-    residual_fn: ResidualFn,
+    residual_fn: ResidualFns,
     *,
     loss_fn: LossFn | None = None,
     exponent: Scalar = -0.5,

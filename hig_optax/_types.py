@@ -1,6 +1,6 @@
 """What the steps of the method hand to one another, and what the state reports."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,6 +11,9 @@ Tree = Any
 
 ResidualFn = Callable[[Tree, Tree], Tree]
 """``(params, sample) -> rows``: the rows of one sample, or of the whole batch."""
+
+ResidualFns = ResidualFn | Mapping[str, ResidualFn]
+"""One residual, or one for each block of rows, with a batch of its own."""
 
 LossFn = Callable[[Tree, Tree], jax.Array]
 """``(rows, batch) -> scalar``: the loss of the rows of the whole batch."""
@@ -58,6 +61,16 @@ class Spectrum(NamedTuple):
     Shapes and dtypes never change from step to step, so the state can be the carry of a scan. Real
     numbers have the real dtype of the parameters, at least float32. After a step that was not finite
     the rank is 0 and every real number NaN.
+
+    Example:
+        >>> import hig_optax, jax.numpy as jnp, optax
+        >>> residual_fn = lambda w, x: jnp.stack([2 * w[0], 1e-3 * w[1]]) * x
+        >>> opt = hig_optax.hig(1.0, residual_fn, rtol=1e-2)
+        >>> w, batch = jnp.ones(2), jnp.ones(1)
+        >>> _, state = opt.update(jnp.array([3.0, 4.0]), opt.init(w), w, batch=batch)
+        >>> seen = optax.tree.get(state, "spectrum")
+        >>> int(seen.rank), float(seen.singular_values[0]), round(float(seen.captured), 2)
+        (1, 2.0, 0.36)
     """
 
     singular_values: Float[Array, " spectrum_size"]
@@ -87,6 +100,11 @@ class Spectrum(NamedTuple):
     """How much of the direction the second half of `num_matvecs` has changed, ‖d_k - d_h‖ / ‖d_k‖: 0 where
     more products would change nothing, and for solvers that decompose J itself. A large value (say 0.3), or
     a rank equal to `num_matvecs`, says that the subspace is too small for the exact direction."""
+
+    shares: dict[str, Float[Array, ""]]
+    """Where `residual_fn` is a dict of blocks: how much of the captured gradient x comes through the rows of
+    each block, ‖(U Vᵀx)_block‖² / ‖Vᵀx‖² with the kept U and V. They sum to 1, or to 0 for a zero gradient.
+    Of blocks that depend on different parameters they are the shares of x there. Otherwise empty."""
 
     is_finite: Bool[Array, ""]
     """False if rows, Jacobian, gradient, traced settings or update held NaN or inf; the update was then

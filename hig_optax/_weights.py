@@ -1,18 +1,18 @@
 """Weights of rows: blocks that count more than others, and samples that do not count at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hig_optax._types import ResidualFn, Tree
+from hig_optax._types import ResidualFn, ResidualFns, Tree
 
 
 def weighted_residual(
-    residual_fn: ResidualFn, weights: Tree | Callable[[Tree], Tree]
-) -> ResidualFn:
+    residual_fn: ResidualFns, weights: Tree | Callable[[Tree], Tree]
+) -> ResidualFns:
     """A residual whose rows are scaled by the square root of their weights.
 
     For rows y and weights w the rows become √w·y, the sum of whose squares is the weighted one, Σ w y². Use
@@ -25,20 +25,21 @@ def weighted_residual(
     block with four times the weight is not simply followed twice or four times as fast.
 
     Args:
-        residual_fn: ``(params, sample) -> rows``, as `hig_optax.scale_by_hig` takes it.
+        residual_fn: ``(params, sample) -> rows``, or a dict of blocks, as `hig_optax.scale_by_hig` takes it.
         weights: Number >= 0, or a tree of numbers that is a prefix of the rows: one per block. Or a function
             ``sample -> weights``, for weights that are part of the batch, such as the mask of a padded last
             batch: ``lambda sample: sample["weight"]``. An array weight belongs to the leading axes of a row
             array (with ``batch_axis=None``: (b,) weighs the samples of a (b, r) array). Dimensionless; may be
-            traced where they come from the batch.
+            traced where they come from the batch. For a dict of blocks: one of these for all, or a dict with
+            one for each block.
 
     Returns:
-        ``(params, sample) -> rows``: the same tree, shapes and dtypes.
+        ``(params, sample) -> rows``, or a dict of them: the same tree, shapes and dtypes.
 
     Raises:
         TypeError: An argument is of the wrong kind.
         ValueError: A plain number is negative or not finite; (of the returned function, while tracing) the
-            weights do not fit the rows.
+            weights do not fit the rows; weights for other blocks than there are.
 
     Notes:
         Padding must be finite: a NaN times zero is NaN, and the step is then refused. Pad with copies of a
@@ -55,6 +56,18 @@ def weighted_residual(
     References:
         The row scaling by which weighted least squares become plain least squares, in any textbook.
     """
+    if isinstance(residual_fn, Mapping):
+        by_block = weights if isinstance(weights, Mapping) else dict.fromkeys(residual_fn, weights)
+        if set(by_block) != set(residual_fn):
+            raise ValueError(
+                f"weights must be given for the blocks of residual_fn, {sorted(residual_fn)}, got "
+                f"{sorted(by_block)}. A block to leave out has weight 0."
+            )
+        return {name: _weighted(fun, by_block[name]) for name, fun in residual_fn.items()}
+    return _weighted(residual_fn, weights)
+
+
+def _weighted(residual_fn: ResidualFn, weights: Tree | Callable[[Tree], Tree]) -> ResidualFn:
     if not callable(residual_fn):
         raise TypeError(
             f"residual_fn must be a function of (params, sample), got {residual_fn!r} of type "

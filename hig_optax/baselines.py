@@ -23,7 +23,7 @@ from hig_optax._residual import RealView, Rows, trace_rows
 from hig_optax._settings import check_function
 from hig_optax._spring import spring as spring
 from hig_optax._transform import hig
-from hig_optax._types import JacobianMode, LossFn, ResidualFn, Scalar, Solver, Tree
+from hig_optax._types import JacobianMode, LossFn, ResidualFns, Scalar, Solver, Tree
 
 ControlFn = Callable[[Tree, Tree], Tree]
 """``(params, sample) -> u``: what the network says for one sample."""
@@ -40,7 +40,7 @@ InverseFn = Callable[[Tree, Tree, Tree, Tree], Tree]
 
 def gauss_newton(
     learning_rate: optax.ScalarOrSchedule,
-    residual_fn: ResidualFn,
+    residual_fn: ResidualFns,
     *,
     loss_fn: LossFn | None = None,
     rtol: Scalar = 1e-6,
@@ -124,7 +124,7 @@ def gauss_newton(
 
 def levenberg_marquardt(
     learning_rate: optax.ScalarOrSchedule,
-    residual_fn: ResidualFn,
+    residual_fn: ResidualFns,
     *,
     damping: Scalar,
     loss_fn: LossFn | None = None,
@@ -209,7 +209,7 @@ def levenberg_marquardt(
 
 
 def adaptive_levenberg_marquardt(
-    residual_fn: ResidualFn,
+    residual_fn: ResidualFns,
     *,
     loss_fn: LossFn | None = None,
     learning_rate: optax.ScalarOrSchedule = 1.0,

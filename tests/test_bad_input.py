@@ -202,6 +202,11 @@ def test_batch_not_passed():
         opt.update(PARAMS, opt.init(PARAMS), PARAMS)
 
 
+def test_no_train_state():
+    with pytest.raises(TypeError, match=r"train_state must be a flax\..*TrainState, got dict"):
+        hig_optax.apply_gradients({}, grads=PARAMS, batch=BATCH)
+
+
 def test_params_not_passed():
     opt = hig_optax.scale_by_hig(residual)
     with pytest.raises(ValueError, match="params must be passed"):
@@ -367,12 +372,34 @@ def test_rank_zero_is_finite_and_does_nothing():
     np.testing.assert_array_equal(updates["w"], 0)
 
 
-def test_traced_settings_out_of_range_keep_nothing():
-    opt = optax.inject_hyperparams(hig_optax.hig, static_args=hig_optax.STATIC_ARGS)(
-        1.0, residual, rtol=jnp.float32(jnp.nan)
-    )
-    updates, _ = opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=BATCH)
-    np.testing.assert_array_equal(updates["w"], 0)
+TRACED = {"rtol": 1e-4, "atol": 0.0, "damping": 0.0, "exponent": -0.5}
+OUT_OF_RANGE = [
+    # A cut above every singular value, or a number that is none: nothing is done.
+    *[({name: value}, 0.0) for name in ("rtol", "atol") for value in (np.nan, np.inf)],
+    ({"rtol": 2.0}, 0.0),
+    *[({name: np.nan}, 0.0) for name in ("damping", "exponent")],
+    ({"damping": np.inf}, 0.0),
+    ({"damping": -1e9}, 0.0),  # (σ² + λ)^((κ-1)/2) of a negative number
+    # A negative cut is none.
+    ({"rtol": -0.5}, None),
+    ({"atol": -1.0}, None),
+]
+
+
+def test_traced_settings_out_of_range_are_never_silently_wrong():
+    """What is refused as a number gives, where only the value tells, no update or what the limit means."""
+
+    @jax.jit
+    def step(traced):
+        opt = hig_optax.scale_by_hig(residual, **traced)
+        return opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=BATCH)
+
+    as_usual, _ = step(TRACED)
+    assert np.abs(as_usual["w"]).min() > 0
+    for changed, expected in OUT_OF_RANGE:
+        updates, _ = step(TRACED | changed)
+        expected = as_usual["w"] if expected is None else np.zeros(3)
+        np.testing.assert_array_equal(updates["w"], expected, err_msg=str(changed))
 
 
 @pytest.mark.parametrize("in_jit", [False, True])

@@ -15,6 +15,7 @@ RANKS = [
     {
         "_filters",
         "_float64",
+        "_linen",
         "_residual",
         "_batch",
         "_settings",
@@ -26,7 +27,7 @@ RANKS = [
     {"_columns", "_plan", "_svd", "_krylov", "_blocks"},
     {"_gram", "_slices"},
     {"_jacobian", "_direction"},
-    {"_sliced"},
+    {"_row_blocks", "_sliced"},
     {"_report", "_step"},
     {"_planning"},
     {"_accumulate", "_transform", "_adaptive", "_spring"},
@@ -99,7 +100,7 @@ def test_import_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert "optax" in loaded.split()
-    assert not {"flax", "matplotlib", "rich", "equinox"} & set(loaded.split())
+    assert not {"flax", "matplotlib", "rich", "equinox", "orbax"} & set(loaded.split())
 
 
 def test_public_names():
@@ -119,6 +120,7 @@ def test_public_names():
         "Spectrum",
         "accumulate",
         "adaptive_hig",
+        "apply_gradients",
         "hig",
         "plan",
         "scale_by_hig",

@@ -1,0 +1,63 @@
+"""The documentation of a public name has arguments, shapes, units, errors, an example and the source."""
+
+import ast
+import inspect
+import operator
+import re
+from pathlib import Path
+
+import pytest
+
+import hig_optax
+
+API = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+# tests/test_layers.py holds that the page names all there are.
+PUBLIC = {
+    name: operator.attrgetter(name.removeprefix("hig_optax."))(hig_optax)
+    for name in re.findall(r"^::: (hig_optax\.\S+)$", API, flags=re.MULTILINE)
+    if name != "hig_optax.STATIC_ARGS"
+}
+FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
+OURS = {"hig_optax.plan", "hig_optax.accumulate"}  # no methods of the literature
+STATES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
+
+
+def section(text, title):
+    """The indented lines below a title."""
+    found = re.search(rf"^{title}:\n((?:[ ]+.*\n|\n)+)", text + "\n", flags=re.MULTILINE)
+    return "" if found is None else found[1]
+
+
+def test_nothing_is_forgotten():
+    assert set(FUNCTIONS) | set(STATES) == set(PUBLIC)
+    assert len(FUNCTIONS) >= 10
+    assert len(STATES) >= 3
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name):
+    text = inspect.getdoc(FUNCTIONS[name])
+    arguments = section(text, "Args")
+    for parameter in inspect.signature(FUNCTIONS[name]).parameters:
+        assert re.search(rf"^    (\*\*)?{parameter}: \S", arguments, flags=re.MULTILINE), parameter
+    for title in ("Returns", "Raises") if name in OURS else ("Returns", "Raises", "References"):
+        assert section(text, title).strip(), title
+    assert ">>> " in section(text, "Example")
+    # Either units of its own, or those of the function that it refers to.
+    assert re.search(r"\bunits?\b|dimensionless|As in `hig_optax", text, flags=re.IGNORECASE)
+    assert re.search(r"\([a-z]+, ?[a-z.]*\)|As in `", text), "no shapes"
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states(name):
+    state = STATES[name]
+    text = inspect.getdoc(state)
+    named = [f"hig_optax.{word}" for word in re.findall(r"`(\w+)`", text)]
+    assert ">>> " in section(text, "Example") or set(named) & set(FUNCTIONS)
+    (tree,) = ast.parse(inspect.getsource(state)).body
+    for field, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign):
+            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            assert is_text, f"{field.target.id} has no text"
+            annotation = ast.unparse(field.annotation)
+            assert "Array" not in annotation or re.search(r"(Float|Int|Bool)\[", annotation)

@@ -1,0 +1,249 @@
+"""Residuals in blocks with batches of their own: the same as one residual of the whole batch, but cheaper."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import hig_optax
+from hig_optax._residual import trace_rows
+from hig_optax._row_blocks import RowBlock, blockwise_jacobian, split_batch, stacked
+
+PARAMS = {"w": jnp.array([[0.3, -0.2, 0.4], [0.1, 0.5, -0.6]]), "b": jnp.array([0.1, -0.1, 0.2])}
+
+
+def features(params, x):
+    return jnp.tanh(x @ params["w"] + params["b"])
+
+
+def interior(params, sample):
+    """Two leaves, one of them complex: four rows, which a stacked tree orders leaf by leaf."""
+    z = features(params, sample["x"])
+    return {
+        "z": jax.lax.complex(z[0], z[1]) - sample["y"],
+        "more": jnp.stack([z[2], z[0] * z[1]]),
+    }
+
+
+def boundary(params, x):
+    return 3.0 * features(params, x)[:1]
+
+
+def mean(params, points):
+    """Of all points at once."""
+    return jnp.mean(jax.vmap(features, (None, 0))(params, points), axis=0)[:2]
+
+
+BLOCKS = {"mean": mean, "interior": interior, "boundary": boundary}
+AXES = {"mean": None, "interior": {"x": 0, "y": 0}, "boundary": 1}
+X = jax.random.normal(jax.random.key(0), (7, 2))
+BATCH = {
+    "interior": {"x": X[:3], "y": jax.lax.complex(0 * X[:3, 0], X[:3, 0])},
+    "boundary": X[3:].T,  # samples along the second axis
+    "mean": X,
+}
+
+
+def rows_of(params, batch):
+    """All rows at once, as a whole-batch residual would be written."""
+    return {
+        "interior": jax.vmap(interior, (None, 0))(params, batch["interior"]),
+        "boundary": jax.vmap(boundary, (None, 1))(params, batch["boundary"]),
+        "mean": mean(params, batch["mean"]),
+    }
+
+
+def loss_of(rows, batch):
+    del batch
+    return sum(jnp.sum(jnp.abs(x) ** 2) for x in jax.tree.leaves(rows))
+
+
+GRADS = jax.grad(lambda p: loss_of(rows_of(p, BATCH), BATCH))(PARAMS)
+
+
+def update(residual_fn, batch_axis, batch=BATCH, grads=GRADS, **settings):
+    opt = hig_optax.scale_by_hig(residual_fn, batch_axis=batch_axis, **{"rtol": 1e-3, **settings})
+    state = opt.init(PARAMS)
+    updates, after = jax.jit(lambda b: opt.update(grads, state, PARAMS, batch=b))(batch)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    return updates, after.spectrum
+
+
+@pytest.mark.parametrize("mode", ["reverse", "forward"])
+def test_rows_and_jacobian_are_those_of_the_whole_batch(mode):
+    names = tuple(sorted(BLOCKS))
+    parts = (PARAMS["b"], PARAMS["w"])
+    blocks = {}
+    for name, samples in split_batch(names, BATCH, AXES).items():
+
+        def residual(parts, entries, name=name, samples=samples):
+            return BLOCKS[name](dict(zip("bw", parts, strict=True)), samples.assemble(entries))
+
+        blocks[name] = RowBlock(trace_rows(residual, parts, samples.example), samples)
+    rows = stacked(blocks, chunk_size=2)
+    y, J = jax.jit(
+        lambda: blockwise_jacobian(
+            blocks, parts, jacobian=mode, chunk_size=None, dtype=jnp.dtype("float32")
+        )
+    )()
+    chex.assert_trees_all_close(rows.view.unravel(y), rows_of(PARAMS, BATCH), rtol=1e-6)
+    np.testing.assert_allclose(rows.evaluate(parts, ()), y, rtol=1e-6)
+    expected = jax.jacrev(lambda parts: rows.evaluate(parts, ()))(parts)
+    expected = np.concatenate([x.reshape(y.size, -1) for x in expected], axis=1)
+    np.testing.assert_allclose(J, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"solver": "gram"},
+        {"solver": "svd", "loss_fn": loss_of},
+        {"solver": "krylov", "num_matvecs": 9, "loss_fn": loss_of, "chunk_size": 2},
+    ],
+    ids=lambda settings: settings["solver"],
+)
+def test_the_direction_is_that_of_the_whole_batch(settings):
+    found, spectrum = update(BLOCKS, AXES, **settings)
+    expected, whole = update(rows_of, None, **{**settings, "chunk_size": None})
+    # Sums in another order, at a condition of about 20.
+    chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-5)
+    assert spectrum.rank == whole.rank > 6
+    np.testing.assert_allclose(spectrum.captured, whole.captured, rtol=1e-5)
+    assert whole.shares == {}
+    assert set(spectrum.shares) == set(BLOCKS)
+    np.testing.assert_allclose(sum(spectrum.shares.values()), 1, rtol=1e-5)
+    expected = shares_by_hand(max_rank=None)
+    for name, share in spectrum.shares.items():
+        np.testing.assert_allclose(share, expected[name], rtol=1e-3)
+
+
+def shares_by_hand(max_rank):
+    """‖(U Vᵀx)_block‖² / ‖Vᵀx‖² in float64 NumPy, with the rows one block after another."""
+    flat, unravel = ravel_pytree(PARAMS)
+    real = jax.jit(
+        lambda p: {
+            name: jnp.concatenate(
+                [jnp.stack([x.real, x.imag]).ravel() for x in jax.tree.leaves(rows)]
+            )
+            for name, rows in rows_of(unravel(p), BATCH).items()
+        }
+    )
+    J = {name: np.asarray(j, float) for name, j in jax.jacrev(real)(flat).items()}
+    U, s, Vh = np.linalg.svd(np.concatenate(list(J.values())), full_matrices=False)
+    kept = slice(0, max_rank or np.sum(s > 1e-3 * s[0]))
+    coefficients = Vh[kept] @ np.asarray(ravel_pytree(GRADS)[0], float)
+    image, start, shares = U[:, kept] @ coefficients, 0, {}
+    for name, j in J.items():
+        shares[name] = np.sum(image[start : start + len(j)] ** 2) / np.sum(coefficients**2)
+        start += len(j)
+    return shares
+
+
+def test_shares_are_those_of_what_was_kept():
+    _, spectrum = update(BLOCKS, AXES, max_rank=2)
+    expected = shares_by_hand(max_rank=2)
+    for name, share in spectrum.shares.items():
+        np.testing.assert_allclose(share, expected[name], rtol=1e-4)
+
+
+def test_shares_of_blocks_that_share_nothing():
+    """Each block has a parameter of its own: its share is that of the squared gradient."""
+    blocks = {"a": lambda p, x: p["a"] * x, "b": lambda p, x: p["b"] * x}
+    opt = hig_optax.scale_by_hig(blocks)
+    params = {"a": jnp.float32(1.0), "b": jnp.float32(2.0)}
+    batch = {"a": jnp.ones(5), "b": jnp.ones(2)}
+    grads = {"a": jnp.float32(3.0), "b": jnp.float32(-1.0)}
+    update = jax.jit(opt.update)
+    _, state = update(grads, opt.init(params), params, batch=batch)
+    assert {k: round(float(x), 5) for k, x in state.spectrum.shares.items()} == {"a": 0.9, "b": 0.1}
+    _, state = update(jax.tree.map(jnp.zeros_like, grads), state, params, batch=batch)
+    assert (state.spectrum.captured, sum(state.spectrum.shares.values())) == (1, 0)
+    _, state = update({**grads, "a": jnp.float32(np.nan)}, state, params, batch=batch)
+    assert all(np.isnan(x) for x in state.spectrum.shares.values())
+
+
+def test_a_block_of_weight_zero_is_left_out():
+    weighted = hig_optax.weighted_residual(BLOCKS, {"interior": 1, "boundary": 0, "mean": 4.0})
+    two = hig_optax.weighted_residual({k: BLOCKS[k] for k in ("interior", "mean")}, 1.0)
+    two["mean"] = lambda params, points: 2.0 * mean(params, points)
+
+    def grads(residual_fn):
+        def loss(params):
+            inside = jax.vmap(residual_fn["interior"], (None, 0))(params, BATCH["interior"])
+            return loss_of([inside, residual_fn["mean"](params, BATCH["mean"])], None)
+
+        return jax.grad(loss)(PARAMS)
+
+    found, spectrum = update(weighted, AXES, grads=grads(weighted))
+    without = [{k: x for k, x in tree.items() if k != "boundary"} for tree in (AXES, BATCH)]
+    expected, expected_spectrum = update(two, *without, grads=grads(two))
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert spectrum.rank == expected_spectrum.rank
+    assert spectrum.shares["boundary"] == 0
+
+
+def test_ragged_blocks_train_in_one_compilation():
+    """Blocks of 4 and 2 samples, padded where fewer come, by a recipe of a few lines."""
+    padded = {
+        name: lambda params, sample, name=name: BLOCKS[name](params, sample["own"])
+        for name in ("interior", "boundary")
+    }
+    weighted = hig_optax.weighted_residual(padded, lambda sample: sample["weight"])
+    opt = hig_optax.adaptive_hig(weighted)
+
+    def loss(params, batch):
+        rows = {k: jax.vmap(f, (None, 0))(params, batch[k]) for k, f in weighted.items()}
+        return loss_of(rows, batch)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(params, state, batch):
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        updates, state = opt.update(grads, state, params, batch=batch)
+        return optax.apply_updates(params, updates), state, value
+
+    def pad(tree, size):
+        real = jax.tree.leaves(tree)[0].shape[0]
+        own = jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size), real - 1)], tree)
+        return {"own": own, "weight": (jnp.arange(size) < real).astype(jnp.float32)}
+
+    params, state, values = PARAMS, opt.init(PARAMS), []
+    for inside, outside in 4 * ((4, 2), (3, 2), (4, 1)):
+        x = X[:inside]
+        batch = {
+            "interior": pad({"x": x, "y": jax.lax.complex(0 * x[:, 0], x[:, 0])}, 4),
+            "boundary": pad(X[:outside], 2),
+        }
+        params, state, value = step(params, state, batch)
+        values.append(float(value))
+    assert values[-3] < 0.5 * values[0]
+    assert set(state.spectrum.shares) == {"interior", "boundary"}
+
+
+def bad(error, message, residual_fn=BLOCKS, batch=BATCH, axes=AXES):
+    opt = hig_optax.scale_by_hig(residual_fn, batch_axis=axes)
+    with pytest.raises(error, match=message) as caught:
+        jax.eval_shape(lambda b: opt.update(GRADS, opt.init(PARAMS), PARAMS, batch=b), batch)
+    return caught.value
+
+
+def test_blocks_that_do_not_fit():
+    bad(ValueError, "batch must hold a batch for each block of residual_fn, .*got", batch=X)
+    without = {k: x for k, x in BATCH.items() if k != "mean"}
+    bad(ValueError, r"batch must hold a batch for each block.*got \['bound", batch=without)
+    bad(ValueError, "batch_axis must name the blocks of residual_fn", axes={"interior": 0})
+    error = bad(ValueError, "at least one sample", batch=BATCH | {"boundary": jnp.zeros((2, 0))})
+    assert "This is batch['boundary']." in error.__notes__
+    wrong = BLOCKS | {"boundary": lambda params, x: None}
+    error = bad(ValueError, "must return the rows of a sample", residual_fn=wrong)
+    assert "This is residual_fn['boundary']." in error.__notes__
+    for blocks in ({}, {0: interior}):
+        with pytest.raises(ValueError, match=r"a dict .name: function. with at least one block"):
+            hig_optax.scale_by_hig(blocks)
+    with pytest.raises(TypeError, match=r"residual_fn\['a'\] must be a function of \(params, sam"):
+        hig_optax.scale_by_hig({"a": lambda params: params})
+    with pytest.raises(ValueError, match="weights must be given for the blocks of residual_fn"):
+        hig_optax.weighted_residual(BLOCKS, {"interior": 1.0})
