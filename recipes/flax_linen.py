@@ -1,4 +1,4 @@
-"""flax.linen with its TrainState, whose apply_gradients passes nothing on: bind the batch to tx."""
+"""flax.linen with its TrainState, whose own apply_gradients passes no batch on."""
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,7 @@ def loss_fn(params, batch):
 @jax.jit
 def step(state, batch):
     loss, grads = jax.value_and_grad(loss_fn)(state.params, batch)
-    state = (
-        state.replace(
-            tx=state.tx._replace(update=lambda *a, tx=state.tx: tx.update(*a, batch=batch))
-        )
-        .apply_gradients(grads=grads)
-        .replace(tx=state.tx)
-    )
+    state = hig_optax.apply_gradients(state, grads=grads, batch=batch)
     return state, loss
 
 

@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     except KeyboardInterrupt:
-        console.print("\nInterrupted. Finished runs are kept; the same command goes on from there.")
+        console.print(
+            "\nInterrupted. Finished runs are kept, and the one in progress as it was a few seconds ago; the "
+            "same command goes on from there."
+        )
         return 130
     return 0
 

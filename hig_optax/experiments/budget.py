@@ -56,9 +56,19 @@ class Pacer:
     keeps the looks in between rare.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget, self.steps, self.seconds = budget, 0, 0.0
-        self._seconds_per_step = 0.0
+    def __init__(
+        self, budget: Budget, steps: int = 0, seconds: float = 0.0, seconds_per_step: float = 0.0
+    ) -> None:
+        self.budget, self.steps, self.seconds = budget, steps, seconds
+        self._seconds_per_step = seconds_per_step
+
+    def spent(self) -> dict[str, int | float]:
+        """What makes another `Pacer` of the same budget go on from here, as JSON values."""
+        return {
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "seconds_per_step": self._seconds_per_step,
+        }
 
     def add(self, steps: int, seconds: float) -> None:
         """So many steps were taken, in so much time."""

@@ -1,5 +1,6 @@
 """Methods beside one another on one problem: equal wall time or equal steps, several seeds."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,20 +123,25 @@ def compare(
 def carry_out(plan: Plan, *, fresh: bool = False, report: Report | None = None) -> Comparison:
     """Do the runs of a plan; those that are done already are read, unless `fresh`.
 
-    Each is kept as soon as it is finished: an interrupted comparison goes on where it was.
+    Each is kept as soon as it is finished, and every few seconds until then: a comparison that was stopped
+    or killed goes on where it was, within a run too.
     """
     report, reused = report or Report(), 0
     groups: dict[str, list[History]] = {}
     for run in plan.runs:
         history = None if fresh else run.stored()
-        if history is None:
-            with report.run(run.trainer.method, run.seed, plan.budget) as watch:
-                history = run.trainer.run(run.seed, plan.budget, watch)
-            store.write_json(run.path, history.to_json())
-            report.finished(history)
-        else:
-            report.found(history)
-            reused += 1
+        with contextlib.closing(run.checkpoint()) as checkpoint:
+            if fresh:
+                checkpoint.discard()
+            if history is None:
+                with report.run(run.trainer.method, run.seed, plan.budget) as watch:
+                    history = run.trainer.run(run.seed, plan.budget, watch, checkpoint)
+                store.write_json(run.path, history.to_json())
+                report.finished(history)
+            else:
+                report.found(history)
+                reused += 1
+            checkpoint.discard()
         groups.setdefault(run.trainer.method, []).append(history)
     histories = tuple(history for runs in groups.values() for history in runs)
     return Comparison(plan.problem, plan.budget, histories, plan.directory, reused)

@@ -61,6 +61,7 @@ class History:
         num_params: Columns of the Jacobian.
         num_rows: Rows of the Jacobian of one mini-batch (a complex row counts twice).
         stopped: Why the run ended: "budget", or "diverged" where nothing finite was left.
+        resumed: How often the run was interrupted and went on from a checkpoint.
         views: What `views` recorded, by name.
         params: The trained parameters; not stored.
     """
@@ -72,6 +73,7 @@ class History:
     num_params: int
     num_rows: int
     stopped: str = "budget"
+    resumed: int = 0
     losses_every: int = 1
     views: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
     params: Params = field(default=None, repr=False, compare=False)
@@ -114,6 +116,7 @@ class History:
             "num_params": self.num_params,
             "num_rows": self.num_rows,
             "stopped": self.stopped,
+            "resumed": self.resumed,
             "losses_every": every,
             "losses": [rounded(float(x)) for x in means],
             "views": {name: _rounded_list(array.tolist()) for name, array in self.views.items()},
@@ -128,7 +131,8 @@ class History:
             KeyError, TypeError, ValueError: It is not a stored history.
         """
         names = {f.name for f in fields(cls)} - {"params"}
-        kept = {name: value[name] for name in names}
+        kept = {name: value[name] for name in names - {"resumed"}}
+        kept["resumed"] = value.get("resumed", 0)  # older files do not have it
         kept["losses"] = np.array([np.nan if x is None else x for x in kept["losses"]], dtype=float)
         kept["views"] = {name: np.array(v, dtype=float) for name, v in kept["views"].items()}
         kept["points"] = tuple(_point_from_json(point) for point in kept["points"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from hig_optax.experiments import machine, store
+from hig_optax.experiments import checkpoint, machine, store
 from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.history import History
 from hig_optax.experiments.train import Trainer
@@ -25,6 +25,11 @@ class Run:
     trainer: Trainer
     seed: int
     path: Path
+
+    def checkpoint(self) -> checkpoint.Checkpoint:
+        """Where the run is kept while it is in progress."""
+        directory = self.path.with_suffix(".checkpoint")
+        return checkpoint.Checkpoint(directory, every=checkpoint.EVERY_SECONDS)
 
     def stored(self) -> History | None:
         """The run as it was kept; None where it is not there, or not whole."""

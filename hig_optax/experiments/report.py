@@ -49,7 +49,10 @@ class Report:
 
     def finished(self, history: History) -> None:
         """A run has ended and is stored."""
-        self._line(history, "" if history.stopped == "budget" else f", {history.stopped}")
+        remark = "" if history.stopped == "budget" else f", {history.stopped}"
+        if history.resumed:
+            remark += f", interrupted {history.resumed} time{'s' if history.resumed > 1 else ''}"
+        self._line(history, remark)
 
     def found(self, history: History) -> None:
         """A run was done before."""

@@ -1,5 +1,6 @@
 """One training run: batches, gradient and optimizer in one compiled loop, timed without the rest."""
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -13,6 +14,8 @@ import optax
 
 from hig_optax.experiments import methods, views
 from hig_optax.experiments.budget import SEGMENT_STEPS, Budget, Pacer
+from hig_optax.experiments.checkpoint import Checkpoint
+from hig_optax.experiments.course import Course
 from hig_optax.experiments.history import History, Point
 from hig_optax.experiments.machine import environment
 from hig_optax.problems import Batch, Params, Problem
@@ -30,7 +33,14 @@ class Carry(NamedTuple):
     is_finite: jax.Array  # (), bool: of all steps of this segment
 
 
-Segment = Callable[..., tuple[Carry, jax.Array]]
+class Program(NamedTuple):
+    """The compiled loop."""
+
+    segment: Callable[..., tuple[Carry, jax.Array]]
+    first_call_seconds: float
+    """What tracing, compiling and one step of it took."""
+    digest: str
+    """Of the program before the compiler's optimizations: equal for equal computations."""
 
 
 def train(
@@ -80,7 +90,7 @@ class Trainer:
         self.settings = chosen.settings(problem, settings)
         self._optimizer = chosen.optimizer(problem, self.settings)
         self._value_and_grad = chosen.gradient(problem, self.settings)
-        self._compiled: tuple[Segment, float] | None = None
+        self._compiled: Program | None = None
 
     def request(self, seed: int, budget: Budget) -> dict[str, Any]:
         """Everything that decides a run, as JSON values."""
@@ -94,29 +104,53 @@ class Trainer:
             "environment": environment(),
         }
 
-    def run(self, seed: int, budget: Budget, watch: Watch | None = None) -> History:
-        """Train once from a seed."""
+    def run(
+        self,
+        seed: int,
+        budget: Budget,
+        watch: Watch | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> History:
+        """Train once from a seed.
+
+        Args:
+            seed: Decides the data, the initial network and the batches.
+            budget: Training time or steps.
+            watch: Called with every `Point` and the parameters there.
+            checkpoint: Where to keep the run in progress, and to look for one to go on with. With a budget of
+                steps the run then ends as if it had never been interrupted, bit for bit on the same machine;
+                with one of time it takes as much training time, and as many steps as fit.
+        """
         init_key, data_key, draw_key = jax.random.split(jax.random.key(seed), 3)
         train_set, test_set = _data(self.problem, data_key)
         params = _init(self.problem, init_key)
         # A copy: an optimizer's state may hold one buffer twice, which could not be given away.
         state = jax.tree.map(jnp.copy, self._optimizer.init(params))
         carry = Carry(params, state, jnp.int32(0), jnp.bool_(True))
-        segment, first_call_seconds = self._compile(carry, draw_key, train_set)
-
-        pacer, losses, stopped = Pacer(budget), [np.zeros(0)], "budget"
-        points = [Point(0, 0.0, float(_test_loss(self.problem, params, test_set)))]
-        recorder = views.Recorder(self.problem, test_set)
-        recorder.look(params)
+        program = self._compile(carry, draw_key, train_set)
+        first = Point(0, 0.0, float(_test_loss(self.problem, params, test_set)))
+        # A change of the program, or of data and network, would make the rest of a run the rest of another.
+        identity = f"{program.digest} {jax.tree.structure(carry)} {first.test_loss}"
+        recorder, kept = views.Recorder(self.problem, test_set), None
+        if checkpoint:
+            kept = Course.restore(checkpoint, carry, identity, budget, recorder)
+        if kept:
+            course, carry = kept[0], jax.tree.map(jnp.copy, kept[1])
+        else:
+            recorder.look(params)
+            course = Course(
+                Pacer(budget), [first], [np.zeros(0)], recorder, program.first_call_seconds
+            )
+        pacer, points, losses, stopped = course.pacer, course.points, course.losses, "budget"
         if watch:
-            watch(points[0], params)
+            watch(points[-1], carry.params)
         num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
         num_rows = _count_rows(self.problem, params, test_set) * self.settings["batch_size"]
         while count := pacer.next_count():
             progress, pace = np.float32(pacer.progress), np.float32(pacer.pace)
             start = time.perf_counter()
             carry, buffer = jax.block_until_ready(
-                segment(carry, np.int32(count), progress, pace, draw_key, train_set)
+                program.segment(carry, np.int32(count), progress, pace, draw_key, train_set)
             )
             pacer.add(count, time.perf_counter() - start)
 
@@ -129,27 +163,33 @@ class Trainer:
             if not (np.isfinite(test_loss) or np.isfinite(losses[-1]).any()):
                 stopped = "diverged"
                 break
+            if checkpoint and checkpoint.is_due:
+                course.save(checkpoint, carry, identity)
         return History(
             request=self.request(seed, budget),
             points=tuple(points),
             losses=np.concatenate(losses),
-            first_call_seconds=first_call_seconds,
+            first_call_seconds=course.first_call_seconds,
             num_params=num_params,
             num_rows=num_rows,
             stopped=stopped,
+            resumed=course.resumed,
             views=recorder.views(carry.params),
             params=carry.params,
         )
 
-    def _compile(self, carry: Carry, key: jax.Array, train_set: Batch) -> tuple[Segment, float]:
-        """The compiled segment, and what tracing, compiling and one step of it took, in seconds."""
+    def _compile(self, carry: Carry, key: jax.Array, train_set: Batch) -> Program:
+        """The loop for this problem and method, compiled at the first call."""
         if self._compiled is None:
             spare = jax.tree.map(jnp.copy, carry)
             arguments = (np.int32(1), np.float32(0), np.float32(0), key, train_set)
             start = time.perf_counter()
-            segment = jax.jit(self._segment, donate_argnums=0).lower(carry, *arguments).compile()
+            lowered = jax.jit(self._segment, donate_argnums=0).lower(carry, *arguments)
+            segment = lowered.compile()
             jax.block_until_ready(segment(spare, *arguments))
-            self._compiled = segment, time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+            self._compiled = Program(segment, seconds, digest)
         return self._compiled
 
     def _segment(

@@ -4,6 +4,7 @@ Three kinds of views, as named arrays: of the data alone, at every look, and at 
 A problem without views needs nothing here.
 """
 
+from collections.abc import Mapping
 from functools import partial, singledispatch
 from typing import Any
 
@@ -61,6 +62,16 @@ class Recorder:
         if not self._looks:
             self._before = _at_ends(self._problem, params, self._test)
         self._looks.append(_at_looks(self._problem, params, self._test))
+
+    def record(self) -> dict[str, Any]:
+        """Everything so far, as nested dicts of arrays."""
+        return {"looks": _stacked(self._looks), "before": self._before}
+
+    def take_up(self, record: Mapping[str, Any]) -> None:
+        """Go on from the `record` of another recorder of the same run."""
+        looks, self._before = record["looks"], record["before"]
+        count = len(next(iter(looks.values()), [None]))
+        self._looks = [{name: x[i] for name, x in looks.items()} for i in range(count)]
 
     def views(self, params: Params) -> dict[str, np.ndarray]:
         """All views at the end of the run, by name.

@@ -1,4 +1,4 @@
-"""flax.linen with its TrainState, whose apply_gradients passes nothing on: bind the batch to tx."""
+"""flax.linen with its TrainState, whose own apply_gradients passes no batch on."""
 
 import jax
 import jax.numpy as jnp

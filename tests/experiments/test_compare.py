@@ -1,10 +1,13 @@
+import dataclasses
 import json
 from contextlib import contextmanager
 
+import chex
+import jax
 import numpy as np
 import pytest
 
-from hig_optax.experiments import store
+from hig_optax.experiments import checkpoint, store
 from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.compare import compare
 from hig_optax.experiments.figures import loss
@@ -82,6 +85,58 @@ def test_an_interrupted_comparison_goes_on_where_it_was(swing, tmp_path):
     log = Log()
     compare(swing, ["sgd", "adam"], [0], Budget(steps=3), **ask, report=log)
     assert len(log.ran) == 1
+
+
+class Interrupting(Log):
+    """Interrupts a run at a look."""
+
+    def __init__(self, at=None):
+        super().__init__()
+        self.at, self.steps = at, []
+
+    @contextmanager
+    def run(self, method, seed, budget):
+        def watch(point, params):
+            self.steps.append(point.step)
+            if len(self.steps) == self.at:
+                raise KeyboardInterrupt
+
+        yield watch
+
+
+def without_times(history):
+    points = [dataclasses.replace(point, seconds=0.0) for point in history.points]
+    return points, history.losses.tolist(), jax.tree.map(np.asarray, history.params)
+
+
+def test_an_interrupted_run_goes_on_from_its_last_save(swing, tmp_path, monkeypatch):
+    budget = Budget(steps=9)
+    whole = compare(swing, ["adam-cosine"], [3], budget, out=tmp_path / "whole").histories[0]
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
+    log = Interrupting(at=6)
+    with pytest.raises(KeyboardInterrupt):
+        compare(swing, ["adam-cosine"], [3], budget, out=tmp_path, report=log)
+    assert log.steps == [0, 1, 2, 3, 4, 5]
+    log = Interrupting()
+    comparison = compare(swing, ["adam-cosine"], [3], budget, out=tmp_path, report=log)
+    assert log.steps == [4, 5, 6, 7, 8, 9]  # the look of the last save, then those after it
+    (resumed,) = comparison.histories
+    chex.assert_trees_all_equal(without_times(resumed), without_times(whole))
+    assert (whole.resumed, resumed.resumed) == (0, 1)
+    assert [path.suffix for path in (comparison.directory / "runs").iterdir()] == [".json"]
+
+
+@pytest.mark.parametrize("change", ["program", "fresh"])
+def test_a_run_of_another_program_is_not_gone_on_with(swing, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
+    ask = {"budget": Budget(steps=9), "out": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        compare(swing, ["sgd"], [0], **ask, report=Interrupting(at=6))
+    if change == "program":  # the same problem by name and settings, with other physics
+        kick = type(swing).physics
+        monkeypatch.setattr(type(swing), "physics", lambda self, u, s: 2 * kick(self, u, s))
+    (run,) = compare(swing, ["sgd"], [0], **ask, fresh=change == "fresh").histories
+    assert run.resumed == 0
 
 
 def test_a_changed_setting_is_another_run(swing, tmp_path):
