@@ -3,11 +3,16 @@
 The optimizer by itself is the reference: a wrapper must give what its definition makes of the bare updates.
 To add an optimizer, add a line to OPTIMIZERS; to add a wrapper, a function with ``@case``. The number of
 combinations stands in the summary of the test run (see conftest.py).
+
+Compiling is what these tests cost. A wrapper therefore runs op by op around an update that is compiled once
+(`Ours.compiled`), as in a loop that jits no more than that; that a whole step compiles, wrappers included, is
+what "chain" and the ways to run it show.
 """
 
 import dataclasses
 import functools
 import inspect
+import re
 import warnings
 from collections.abc import Callable
 
@@ -47,33 +52,123 @@ PARAMS, BATCH = make_params(), make_batch()
 GRADS = jax.grad(loss)(PARAMS, BATCH)
 
 
+GRADIENT = jax.jit(jax.grad(loss))
+FROZEN_B = {"w": True, "b": False}
+
+# Settings that are numbers, and what they are changed to.
+NUMBERS = {
+    "learning_rate": 0.25,
+    "rtol": 0.3,
+    "atol": 0.3,
+    "exponent": -0.4,
+    "damping": 0.1,
+    "momentum": 0.5,
+    "max_relative_step": 0.02,
+}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ours:
-    """An optimizer of ours: a factory of (learning rate, residual), and settings that choose its solver."""
+    """An optimizer of ours: its factory, and settings that choose its solver."""
 
     factory: Callable
     settings: dict
 
     def make(self, residual_fn=residual, **more):
-        return self.factory(LEARNING_RATE, residual_fn, **(self.settings | more))
+        settings = {"learning_rate": LEARNING_RATE} | self.settings | more
+        return self.factory(residual_fn=residual_fn, **settings)
 
     @functools.cached_property
-    def _bare(self):
-        opt = self.make()
-        return opt.init, jax.jit(lambda g, s, p, b: opt.update(g, s, p, batch=b))
+    def compiled(self):
+        """The optimizer with an update that is compiled once."""
+        return compiled(self.make())
+
+    @functools.cached_property
+    def with_frozen_b(self):
+        return compiled(self.make(mask=FROZEN_B))
 
     def bare(self, *, grads=None, params=None, state=None, batch=None):
-        """(updates, state) of the optimizer without any wrapper: the reference, compiled once."""
-        init, update = self._bare
+        """(updates, state) of the optimizer without any wrapper: the reference."""
         params = PARAMS if params is None else params
-        state = init(params) if state is None else state
-        return update(
-            GRADS if grads is None else grads, state, params, BATCH if batch is None else batch
+        state = self.compiled.init(params) if state is None else state
+        grads, batch = GRADS if grads is None else grads, BATCH if batch is None else batch
+        return self.compiled.update(grads, state, params, batch=batch)
+
+    @functools.cached_property
+    def numbers(self):
+        """Those of NUMBERS that it has, as they are set."""
+        known = inspect.signature(self.factory).parameters
+        usual = {name: known[name].default for name in NUMBERS if name in known}
+        return (
+            usual
+            | {"learning_rate": LEARNING_RATE}
+            | {name: value for name, value in self.settings.items() if name in NUMBERS}
         )
+
+    @functools.cached_property
+    def scheduled(self):
+        """With a schedule for each of its numbers: the i-th changes at count i, for that step alone."""
+
+        def schedule(i, name):
+            return lambda count: jnp.where(count == i, NUMBERS[name], self.numbers[name])
+
+        schedules = {name: schedule(i, name) for i, name in enumerate(self.numbers)}
+        factory = optax.inject_hyperparams(self.factory, static_args=hig_optax.STATIC_ARGS)
+        return compiled(factory(residual_fn=residual, **(self.settings | schedules)))
+
+    @functools.cached_property
+    def with_numbers(self):
+        """``(numbers, state) -> updates`` with these numbers."""
+
+        @jax.jit
+        def update(numbers, state):
+            opt = self.make(**numbers)
+            return opt.update(GRADS, state, PARAMS, batch=BATCH)[0]
+
+        return update
+
+    @functools.cached_property
+    def step(self):
+        """``(params, state, batch) -> (params, state)``, compiled as a whole, its arguments given away."""
+        opt = self.make()
+
+        def step(params, state, batch):
+            self.traces.append(1)
+            return one_step(opt, params, state, batch)
+
+        return jax.jit(step, donate_argnums=(0, 1))
+
+    @functools.cached_property
+    def traces(self):
+        """One entry for each time that `step` was traced."""
+        return []
+
+    @functools.cached_property
+    def loop(self):
+        """``params -> (params, state)`` after two steps in a scan."""
+        opt = self.make()
+
+        def loop(params):
+            start = (params, opt.init(params))
+            return jax.lax.scan(lambda now, _: (one_step(opt, *now), None), start, length=2)[0]
+
+        return loop
 
     @property
     def differentiable_in_float32(self):
         return self.settings.get("solver") == "svd"
+
+
+def compiled(opt):
+    """An optimizer that compiles its update, and passes on the extra arguments that ours take."""
+    jitted = jax.jit(opt.update)
+
+    def update(updates, state, params=None, *, batch, all_params=None, **foreign):
+        del foreign
+        hidden = {} if all_params is None else {"all_params": all_params}
+        return jitted(updates, state, params, batch=batch, **hidden)
+
+    return optax.GradientTransformationExtraArgs(opt.init, update)
 
 
 # All with rtol=1e-3: the bound of the docstring of scale_by_hig is then 10 ε 1e3^(3/2) = 4e-2 for two ways to
@@ -84,6 +179,10 @@ OPTIMIZERS = {
     "hig-krylov": Ours(hig_optax.hig, {"solver": "krylov", "num_matvecs": 4, "rtol": 1e-3}),
     "gauss_newton": Ours(baselines.gauss_newton, {"rtol": 1e-3}),
     "levenberg_marquardt": Ours(baselines.levenberg_marquardt, {"damping": 1e-2}),
+    "adaptive_hig": Ours(
+        hig_optax.adaptive_hig,
+        {"rtol": 1e-3, "exponent": -0.75, "momentum": 0.9, "max_relative_step": 5.0, "patience": 2},
+    ),
 }
 FLOAT32 = 1e-3
 
@@ -127,30 +226,24 @@ def assert_same_avals(found, expected):
 
 
 def run(opt, *, grads=None, params=PARAMS, state=None, batch=BATCH, **extra):
-    """One jitted update: (updates, state)."""
+    """One update: (updates, state)."""
     state = opt.init(params) if state is None else state
-    update = jax.jit(lambda g, s, p, b, e: opt.update(g, s, p, batch=b, **e))
-    return update(GRADS if grads is None else grads, state, params, batch, extra)
+    return opt.update(GRADS if grads is None else grads, state, params, batch=batch, **extra)
 
 
-def step(opt, params, state, batch=BATCH):
-    grads = jax.grad(loss)(params, batch)
-    updates, state = opt.update(grads, state, params, batch=batch)
+def one_step(opt, params, state, batch=BATCH):
+    updates, state = opt.update(jax.grad(loss)(params, batch), state, params, batch=batch)
     return optax.apply_updates(params, updates), state
 
 
-def train(opt, steps=8, run=jax.jit, **extra):
-    """Losses before and after some jitted steps, whose state keeps its shapes."""
-
-    @run
-    def one(params, state):
-        grads = jax.grad(loss)(params, BATCH)
-        updates, state = opt.update(grads, state, params, batch=BATCH, **extra)
-        return optax.apply_updates(params, updates), state
-
+def train(opt, steps=8, hides=False):
+    """Losses before and after some steps, whose state keeps its shapes."""
     params, state = PARAMS, opt.init(PARAMS)
     for _ in range(steps):
-        params, after = one(params, state)
+        hidden = {"all_params": params} if hides else {}
+        grads = GRADIENT(params, BATCH)
+        updates, after = run(opt, grads=grads, params=params, state=state, **hidden)
+        params = optax.apply_updates(params, updates)
         assert_same_avals(after, state)
         state = after
     return loss(PARAMS, BATCH), loss(params, BATCH)
@@ -165,15 +258,16 @@ def scaled(factor, tree):
 
 @case("chain")
 def _(ours):
-    updates, state = run(optax.chain(ours.make(), optax.scale(0.5)))
-    expected, bare_state = ours.bare()
+    clip = optax.clip_by_global_norm(0.1 * optax.tree.norm(GRADS))
+    updates, state = run(compiled(optax.chain(clip, ours.make(), optax.scale(0.5))))
+    expected, bare_state = ours.bare(grads=scaled(0.1, GRADS))
     assert_same(updates, scaled(0.5, expected))
-    assert_same_avals(state[0], bare_state)
+    assert_same_avals(state[1], bare_state)
 
 
 @case("named_chain")
 def _(ours):
-    opt = optax.named_chain(("half", optax.scale(0.5)), ("ours", ours.make()))
+    opt = optax.named_chain(("half", optax.scale(0.5)), ("ours", ours.compiled))
     updates, state = run(opt)
     assert_same(updates, ours.bare(grads=scaled(0.5, GRADS))[0])
     assert optax.tree.get(state["ours"], "spectrum").rank > 0
@@ -182,20 +276,20 @@ def _(ours):
 @case("clip_by_global_norm before")
 def _(ours):
     clip = optax.clip_by_global_norm(0.1 * optax.tree.norm(GRADS))
-    updates, _ = run(optax.chain(clip, ours.make()))
+    updates, _ = run(optax.chain(clip, ours.compiled))
     assert_same(updates, ours.bare(grads=scaled(0.1, GRADS))[0])
 
 
 @case("clip_by_global_norm after")
 def _(ours):
-    updates, _ = run(optax.chain(ours.make(), optax.clip_by_global_norm(1e-2)))
+    updates, _ = run(optax.chain(ours.compiled, optax.clip_by_global_norm(1e-2)))
     expected, _ = ours.bare()
     assert_same(updates, scaled(1e-2 / optax.tree.norm(expected), expected))
 
 
 @case("add_decayed_weights after")
 def _(ours):
-    updates, _ = run(optax.chain(ours.make(), optax.add_decayed_weights(-0.1)))
+    updates, _ = run(optax.chain(ours.compiled, optax.add_decayed_weights(-0.1)))
     expected, _ = ours.bare()
     assert_same(updates, jax.tree.map(lambda u, p: u - 0.1 * p, expected, PARAMS))
 
@@ -208,7 +302,7 @@ def two_updates(opt):
 
 @case("trace before")
 def _(ours):
-    _, second = two_updates(optax.chain(optax.trace(0.9), ours.make()))
+    _, second = two_updates(optax.chain(optax.trace(0.9), ours.compiled))
     expected, state = ours.bare()
     expected, _ = ours.bare(grads=scaled(1.4, GRADS), state=state)
     assert_same(second, expected)
@@ -216,44 +310,44 @@ def _(ours):
 
 @case("trace after")
 def _(ours):
-    _, second = two_updates(optax.chain(ours.make(), optax.trace(0.9)))
-    one, two = two_updates(ours.make())
+    _, second = two_updates(optax.chain(ours.compiled, optax.trace(0.9)))
+    one, two = two_updates(ours.compiled)
     assert_same(second, jax.tree.map(lambda a, b: 0.9 * a + b, one, two))
 
 
 @case("ema after")
 def _(ours):
-    _, second = two_updates(optax.chain(ours.make(), optax.ema(0.9, debias=False)))
-    one, two = two_updates(ours.make())
+    _, second = two_updates(optax.chain(ours.compiled, optax.ema(0.9, debias=False)))
+    one, two = two_updates(ours.compiled)
     assert_same(second, jax.tree.map(lambda a, b: 0.09 * a + 0.1 * b, one, two))
 
 
 @case("scale_by_adam after")
 def _(ours):
     before, after = train(
-        optax.chain(ours.make(), optax.scale(-1.0), optax.scale_by_adam(), optax.scale(-0.05))
+        optax.chain(ours.compiled, optax.scale(-1.0), optax.scale_by_adam(), optax.scale(-0.05))
     )
     assert after < before
 
 
 @case("scale_by_schedule after")
 def _(ours):
-    opt = optax.chain(ours.make(), optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, 2)))
+    opt = optax.chain(ours.compiled, optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, 2)))
     _, second = two_updates(opt)
-    assert_same(second, scaled(0.5, two_updates(ours.make())[1]))
+    assert_same(second, scaled(0.5, two_updates(ours.compiled)[1]))
 
 
 @case("zero_nans before")
 def _(ours):
     grads = GRADS | {"b": GRADS["b"].at[0].set(jnp.nan)}
-    updates, _ = run(optax.chain(optax.zero_nans(), ours.make()), grads=grads)
+    updates, _ = run(optax.chain(optax.zero_nans(), ours.compiled), grads=grads)
     expected, _ = ours.bare(grads=GRADS | {"b": GRADS["b"].at[0].set(0)})
     assert_same(updates, expected)
 
 
 @case("keep_params_nonnegative after")
 def _(ours):
-    opt = optax.chain(ours.make(), optax.keep_params_nonnegative())
+    opt = optax.chain(ours.compiled, optax.keep_params_nonnegative())
     start = jax.tree.map(jnp.abs, PARAMS)
     updates, _ = run(opt, params=start)
     assert all(
@@ -263,7 +357,7 @@ def _(ours):
 
 @case("reduce_on_plateau after")
 def _(ours):
-    opt = optax.chain(ours.make(), optax.contrib.reduce_on_plateau(factor=0.5, patience=1))
+    opt = optax.chain(ours.compiled, optax.contrib.reduce_on_plateau(factor=0.5, patience=1))
     updates, _ = run(opt, value=jnp.float32(1.0))
     assert_same(updates, ours.bare()[0])
 
@@ -271,40 +365,33 @@ def _(ours):
 # Settings as schedules
 
 
-def inject(name, value):
+def inject(name):
     def check(ours):
-        factory = optax.inject_hyperparams(ours.factory, static_args=hig_optax.STATIC_ARGS)
-
-        def make(value):
-            settings = {"learning_rate": LEARNING_RATE} | ours.settings | {name: value}
-            return factory(residual_fn=residual, **settings)
-
-        if name not in inspect.signature(ours.factory).parameters:
+        if name not in ours.numbers:
             # Optax binds the arguments to the factory's signature and names the unexpected one.
+            settings = {"learning_rate": LEARNING_RATE} | ours.settings
+            factory = optax.inject_hyperparams(ours.factory, static_args=hig_optax.STATIC_ARGS)
             with pytest.raises(TypeError, match=name):
-                make(value)
+                factory(residual_fn=residual, **(settings | {name: 0.1}))
             return
-        start = {"learning_rate": LEARNING_RATE} | ours.settings | {name: 2 * value}
-        end = {"learning_rate": LEARNING_RATE} | ours.settings | {name: value}
-        opt = make(optax.linear_schedule(2 * value, value, 1))
-        one, state = run(opt)
-        two, state = run(opt, state=state)
-        for updates, settings in ((one, start), (two, end)):
-            assert_same(updates, run(ours.factory(residual_fn=residual, **settings))[0])
-        np.testing.assert_allclose(state.hyperparams[name], value, rtol=1e-6)
-        assert_same_avals(run(opt, state=state)[1], state)
+        opt = ours.scheduled
+        state = opt.init(PARAMS)
+        for _ in range(list(ours.numbers).index(name)):
+            _, state = run(opt, state=state)
+        updates, after = run(opt, state=state)
+        usual = ours.with_numbers(ours.numbers, state.inner_state)
+        changed = ours.with_numbers(ours.numbers | {name: NUMBERS[name]}, state.inner_state)
+        assert_same(updates, changed)
+        change = np.linalg.norm(vector(changed) - vector(usual))
+        assert change > 5 * FLOAT32 * np.linalg.norm(vector(usual))
+        np.testing.assert_allclose(after.hyperparams[name], NUMBERS[name], rtol=1e-6)
+        assert_same_avals(after, opt.init(PARAMS))
 
     return check
 
 
-for _name, _value in {
-    "learning_rate": 0.25,
-    "rtol": 0.04,
-    "atol": 0.01,
-    "exponent": -0.4,
-    "damping": 0.1,
-}.items():
-    case(f"inject_hyperparams {_name}")(inject(_name, _value))
+for _name in NUMBERS:
+    case(f"inject_hyperparams {_name}")(inject(_name))
 
 
 @case("inject_hyperparams without static_args")
@@ -321,17 +408,17 @@ def _(ours):
 
 @case("apply_if_finite")
 def _(ours):
-    opt = optax.apply_if_finite(ours.make(), max_consecutive_errors=3)
+    opt = compiled(optax.apply_if_finite(ours.make(), max_consecutive_errors=3))
     updates, state = run(opt)
     assert_same(updates, ours.bare()[0])
     broken, state = run(opt, state=state, grads=GRADS | {"b": GRADS["b"] * jnp.nan})
     assert not vector(broken).any()
-    assert_same(run(opt, state=state)[0], updates)
+    assert_same(run(opt, state=state)[0], ours.bare(state=state.inner_state)[0])
 
 
 @case("conditionally_transform")
 def _(ours):
-    opt = optax.conditionally_transform(ours.make(), lambda count: count >= 1)
+    opt = compiled(optax.conditionally_transform(ours.make(), lambda count: count >= 1))
     one, state = run(opt)
     assert_same(one, GRADS)
     assert_same(run(opt, state=state)[0], ours.bare()[0])
@@ -339,7 +426,7 @@ def _(ours):
 
 @case("conditionally_mask")
 def _(ours):
-    opt = optax.conditionally_mask(ours.make(), lambda count: count >= 1)
+    opt = compiled(optax.conditionally_mask(ours.make(), lambda count: count >= 1))
     one, state = run(opt)
     assert not vector(one).any()
     assert_same(run(opt, state=state)[0], ours.bare()[0])
@@ -369,19 +456,14 @@ def _(ours):
 
 @case("lookahead around the bound update")
 def _(ours):
-    opt, update = ours.make(), lookahead(ours)
-
-    @jax.jit
-    def one(batch):
-        bound = optax.GradientTransformation(opt.init, functools.partial(opt.update, batch=batch))
-        return update(bound, {})
-
-    assert_same(one(BATCH).fast, run(opt)[0])
+    opt = ours.compiled
+    bound = optax.GradientTransformation(opt.init, functools.partial(opt.update, batch=BATCH))
+    assert_same(lookahead(ours)(bound, {}).fast, ours.bare()[0])
 
 
 @case("schedule_free")
 def _(ours):
-    opt = optax.contrib.schedule_free(ours.make(), learning_rate=LEARNING_RATE, b1=0.9)
+    opt = optax.contrib.schedule_free(ours.compiled, learning_rate=LEARNING_RATE, b1=0.9)
     before, after = train(opt, steps=20)
     assert after < before
     # The first step of schedule-free is the bare one: x = z there.
@@ -395,9 +477,9 @@ LABELS = {"w": "ours", "b": "other"}
 
 @case("masked")
 def _(ours):
-    opt = optax.masked(ours.make(), {"w": True, "b": False})
+    opt = optax.masked(ours.compiled, FROZEN_B)
     updates, state = run(opt, all_params=PARAMS)
-    expected, _ = run(ours.make(mask={"w": True, "b": False}))
+    expected, _ = run(ours.with_frozen_b)
     assert_same(updates["w"], expected["w"])
     np.testing.assert_array_equal(updates["b"], GRADS["b"])
     assert_same_avals(state, opt.init(PARAMS))
@@ -405,20 +487,20 @@ def _(ours):
 
 @case("masked without all_params")
 def _(ours):
-    opt = optax.masked(ours.make(), {"w": True, "b": False})
+    opt = optax.masked(ours.make(), FROZEN_B)
     with pytest.raises(ValueError, match=r"MaskedNode(.|\n)*all_params=params(.|\n)*mask="):
         run(opt)
 
 
 @case("partition with adam")
 def _(ours):
-    opt = optax.partition({"ours": ours.make(), "other": optax.adam(1e-3)}, LABELS)
+    opt = optax.partition({"ours": ours.compiled, "other": optax.adam(1e-3)}, LABELS)
     updates, _ = run(opt, all_params=PARAMS)
-    expected, _ = run(ours.make(mask={"w": True, "b": False}))
+    expected, _ = run(ours.with_frozen_b)
     adam = optax.adam(1e-3)
     assert_same(updates["w"], expected["w"])
     assert_same(updates["b"], adam.update(GRADS["b"], adam.init(PARAMS["b"]))[0])
-    before, after = train(opt, all_params=PARAMS)
+    before, after = train(opt, hides=True)
     assert after < before
 
 
@@ -431,9 +513,11 @@ def _(ours):
 
 @case("mask=")
 def _(ours):
-    updates, _ = run(ours.make(mask=lambda params: {"w": True, "b": False}))
+    updates, _ = run(ours.with_frozen_b)
     assert vector(updates["w"]).any()
     assert not vector(updates["b"]).any()
+    opt = ours.make(mask=lambda params: FROZEN_B)
+    assert_same_avals(jax.eval_shape(opt.init, PARAMS), ours.with_frozen_b.init(PARAMS))
 
 
 @case("flatten")
@@ -445,42 +529,43 @@ def _(ours):
 # Line searches
 
 
+def batch_loss(params, batch):
+    return loss(params, batch)
+
+
+BACKTRACKING = optax.scale_by_backtracking_linesearch(max_backtracking_steps=10)
+ZOOM = optax.scale_by_zoom_linesearch(max_linesearch_steps=5)
+SEARCHES = {
+    "backtracking": jax.jit(BACKTRACKING.update, static_argnames="value_fn"),
+    "zoom": jax.jit(ZOOM.update, static_argnames="value_fn"),
+}
+
+
+def searched(ours, search, name, steps):
+    """Losses of steps along the updates of ours, as long as the search says; it compiles once for all."""
+    opt = optax.chain(
+        ours.compiled, optax.GradientTransformationExtraArgs(search.init, SEARCHES[name])
+    )
+    params, state, losses = PARAMS, opt.init(PARAMS), [loss(PARAMS, BATCH)]
+    for _ in range(steps):
+        grad = GRADIENT(params, BATCH)
+        extra = {"value": losses[-1], "grad": grad, "value_fn": batch_loss}
+        updates, state = run(opt, grads=grad, params=params, state=state, **extra)
+        params = optax.apply_updates(params, updates)
+        losses.append(loss(params, BATCH))
+    return losses
+
+
 @case("backtracking line search")
 def _(ours):
-    opt = optax.chain(
-        ours.make(), optax.scale_by_backtracking_linesearch(max_backtracking_steps=10)
-    )
-
-    def value_fn(params, batch):
-        return loss(params, batch)
-
-    @jax.jit
-    def update(params, state):
-        value, grad = jax.value_and_grad(loss)(params, BATCH)
-        extra = {"value": value, "grad": grad, "value_fn": value_fn, "batch": BATCH}
-        updates, state = opt.update(grad, state, params, **extra)
-        return optax.apply_updates(params, updates), state
-
-    params, state = PARAMS, opt.init(PARAMS)
-    for _ in range(3):
-        after, state = update(params, state)
-        assert loss(after, BATCH) < loss(params, BATCH)
-        params = after
+    losses = searched(ours, BACKTRACKING, "backtracking", 3)
+    assert losses == sorted(losses, reverse=True)
 
 
 @case("zoom line search")
 def _(ours):
-    opt = optax.chain(ours.make(), optax.scale_by_zoom_linesearch(max_linesearch_steps=5))
-
-    @jax.jit
-    def update(params, state):
-        value, grad = jax.value_and_grad(loss)(params, BATCH)
-        extra = {"value": value, "grad": grad, "value_fn": loss, "batch": BATCH}
-        updates, state = opt.update(grad, state, params, **extra)
-        return optax.apply_updates(params, updates), state
-
-    after, _ = update(PARAMS, opt.init(PARAMS))
-    assert loss(after, BATCH) < loss(PARAMS, BATCH)
+    before, after = searched(ours, ZOOM, "zoom", 1)
+    assert after < before
 
 
 @case("line search whose value_fn takes no batch")
@@ -503,7 +588,7 @@ def _(ours):
 
 @case("optax.tree.get on the state")
 def _(ours):
-    _, state = run(optax.chain(optax.identity(), optax.chain(ours.make())))
+    _, state = run(optax.chain(optax.identity(), optax.chain(ours.compiled)))
     spectrum = optax.tree.get(state, "spectrum")
     assert spectrum.is_finite
     assert optax.tree.get(state, "rank") == spectrum.rank > 0
@@ -512,7 +597,7 @@ def _(ours):
 @case("optax.tree.map_params on the state")
 def _(ours):
     opt = ours.make()
-    _, state = run(opt)
+    _, state = ours.bare()
     mapped = optax.tree.map_params(opt, lambda x: x * 0, state, transform_non_params=lambda x: x)
     assert jax.tree.structure(mapped) == jax.tree.structure(state)
     assert optax.tree.get(mapped, "rank") == optax.tree.get(state, "rank")
@@ -523,17 +608,16 @@ def _(ours):
     opt = ours.make()
     shapes = jax.eval_shape(opt.init, PARAMS)
     assert jax.tree.structure(shapes) == jax.tree.structure(opt.init(PARAMS))
-    assert_same_avals(shapes, run(opt)[1])
+    assert_same_avals(shapes, ours.bare()[1])
 
 
 @case("state through flatten and unflatten")
 def _(ours):
-    opt = ours.make()
-    _, state = run(opt)
+    _, state = ours.bare()
     leaves, treedef = jax.tree.flatten(jax.device_get(state))
     restored = jax.tree.unflatten(treedef, [jnp.asarray(x) for x in leaves])
     np.testing.assert_array_equal(
-        vector(run(opt, state=restored)[0]), vector(run(opt, state=state)[0])
+        vector(ours.bare(state=restored)[0]), vector(ours.bare(state=state)[0])
     )
 
 
@@ -546,27 +630,25 @@ def _(ours):
 
     @jax.jit
     def maybe(flag, params, state):
-        return jax.lax.cond(flag, lambda: step(opt, params, state), lambda: (params, state))
+        return jax.lax.cond(flag, lambda: one_step(opt, params, state), lambda: (params, state))
 
     state = opt.init(PARAMS)
     np.testing.assert_array_equal(vector(maybe(False, PARAMS, state)[0]), vector(PARAMS))
     assert_same(maybe(True, PARAMS, state)[0], optax.apply_updates(PARAMS, ours.bare()[0]))
 
 
+def stepped(ours, params, steps):
+    """Parameters and state after some steps of a Python loop."""
+    params, state = jax.tree.map(jnp.copy, params), ours.make().init(params)
+    for _ in range(steps):
+        params, state = ours.step(params, state, BATCH)
+    return params, state
+
+
 @case("scan")
 def _(ours):
-    opt = ours.make()
-
-    @jax.jit
-    def loop(params):
-        return jax.lax.scan(
-            lambda carry, _: (step(opt, *carry), None), (params, opt.init(params)), length=3
-        )[0]
-
-    params, state = PARAMS, opt.init(PARAMS)
-    for _ in range(3):
-        params, state = jax.jit(functools.partial(step, opt))(params, state)
-    found, found_state = loop(PARAMS)
+    params, state = stepped(ours, PARAMS, 2)
+    found, found_state = jax.jit(ours.loop)(PARAMS)
     assert_same(found, params)
     assert_same_avals(found_state, state)
 
@@ -581,44 +663,42 @@ def _(ours):
             return carry[2] < 3
 
         def body(carry):
-            return (*step(opt, *carry[:2]), carry[2] + 1)
+            return (*one_step(opt, *carry[:2]), carry[2] + 1)
 
         return jax.lax.while_loop(go_on, body, (params, opt.init(params), 0))[0]
 
-    assert loss(loop(PARAMS), BATCH) < loss(PARAMS, BATCH)
+    assert_same(loop(PARAMS), stepped(ours, PARAMS, 3)[0])
 
 
 @case("fori_loop")
 def _(ours):
     opt = ours.make()
-    params = jax.jit(
-        lambda p: jax.lax.fori_loop(0, 3, lambda _, c: step(opt, *c), (p, opt.init(p)))[0]
-    )(PARAMS)
-    assert loss(params, BATCH) < loss(PARAMS, BATCH)
+
+    @jax.jit
+    def loop(params):
+        start = (params, opt.init(params))
+        return jax.lax.fori_loop(0, 3, lambda _, now: one_step(opt, *now), start)[0]
+
+    assert_same(loop(PARAMS), stepped(ours, PARAMS, 3)[0])
 
 
 @case("donated buffers")
 def _(ours):
-    opt = ours.make()
-    one = jax.jit(functools.partial(step, opt), donate_argnums=(0, 1))
-    params, state = jax.tree.map(jnp.copy, PARAMS), opt.init(PARAMS)
-    for _ in range(3):
-        params, state = one(params, state)
+    params, state = stepped(ours, PARAMS, 3)
     assert loss(params, BATCH) < loss(PARAMS, BATCH)
-    assert jax.tree.leaves(one(params, state))[0].shape == PARAMS["b"].shape
+    ours.step(params, state, BATCH)
     with pytest.raises((RuntimeError, ValueError), match=r"delete|donate"):
-        one(params, state)  # the buffers that the call before took
+        ours.step(params, state, BATCH)  # the buffers that the call before took
 
 
 @case("vmap over an ensemble")
 def _(ours):
     opt = ours.make()
     ensemble = jax.vmap(make_params)(jnp.arange(3))
-    one = functools.partial(step, opt)
+    one = functools.partial(one_step, opt)
     found, state = jax.jit(jax.vmap(one))(ensemble, jax.vmap(opt.init)(ensemble))
     for i in range(3):
-        member = make_params(i)
-        expected, _ = jax.jit(one)(member, opt.init(member))
+        expected, _ = stepped(ours, make_params(i), 1)
         assert_same(jax.tree.map(lambda x, i=i: x[i], found), expected)
     assert optax.tree.get(state, "rank").shape == (3,)
 
@@ -631,35 +711,29 @@ def _(ours):
         batches
     )
     for i in range(2):
-        expected, _ = run(opt, batch=make_batch(i))
+        expected, _ = ours.bare(batch=make_batch(i))
         assert_same(jax.tree.map(lambda x, i=i: x[i], updates), expected)
 
 
 @case("vmap over scans")
 def _(ours):
-    opt = ours.make()
-
-    def loop(seed):
-        params = make_params(seed)
-        return jax.lax.scan(
-            lambda carry, _: (step(opt, *carry), None), (params, opt.init(params)), length=2
-        )[0][0]
-
-    found = jax.vmap(loop)(jnp.arange(2))
-    expected = jax.lax.map(loop, jnp.arange(2))
-    assert_same(found, expected)
+    found, _ = jax.vmap(ours.loop)(jax.vmap(make_params)(jnp.arange(2)))
+    for i in range(2):
+        expected, _ = stepped(ours, make_params(i), 2)
+        assert_same(jax.tree.map(lambda x, i=i: x[i], found), expected)
 
 
 @case("params by keyword, foreign extra arguments")
 def _(ours):
     opt = ours.make()
 
-    @jax.jit
-    def update(params):
-        foreign = {"value": 1.0, "grad": GRADS, "step": 3}
-        return opt.update(GRADS, opt.init(params), params=params, batch=BATCH, **foreign)[0]
+    def update(params, **foreign):
+        return opt.update(GRADS, opt.init(params), params=params, batch=BATCH, **foreign)
 
-    assert_same(update(PARAMS), ours.bare()[0])
+    # The same program, down to its text.
+    foreign = {"value": 1.0, "grad": GRADS, "step": 3}
+    programs = [jax.make_jaxpr(functools.partial(update, **f))(PARAMS) for f in ({}, foreign)]
+    assert len({re.sub("0x[0-9a-f]+", "", str(program)) for program in programs}) == 1
 
 
 @case("with_extra_args_support")
@@ -670,60 +744,54 @@ def _(ours):
 
 @case("no retrace")
 def _(ours):
-    opt, traces = ours.make(), []
-
-    @jax.jit
-    def one(params, state, batch):
-        traces.append(1)
-        return step(opt, params, state, batch)
-
-    params, state = PARAMS, opt.init(PARAMS)
-    for seed in range(4):
-        params, state = one(params, state, make_batch(seed))
-    assert len(traces) == 1
+    params, state = stepped(ours, PARAMS, 1)
+    for seed in range(3):
+        params, state = ours.step(params, state, make_batch(seed))
+    assert len(ours.traces) == 1
 
 
 @case("jax.checkpoint in the residual")
 def _(ours):
-    updates, _ = run(ours.make(jax.checkpoint(residual)))
+    updates, _ = run(compiled(ours.make(jax.checkpoint(residual))))
     assert_same(updates, ours.bare()[0])
 
 
 @case("jit in the residual")
 def _(ours):
-    updates, _ = run(ours.make(jax.jit(residual)))
+    updates, _ = run(compiled(ours.make(jax.jit(residual))))
     assert_same(updates, ours.bare()[0])
 
 
 def after_a_step(opt, batch):
     def value(scale, params):
         params = scaled(scale, params)
-        grads = jax.grad(loss)(params, batch)
-        updates, _ = opt.update(grads, opt.init(params), params, batch=batch)
-        return loss(optax.apply_updates(params, updates), batch)
+        params, _ = one_step(opt, params, opt.init(params), batch)
+        return loss(params, batch)
 
     return value
+
+
+def assert_differentiates(value, params, h, rtol):
+    compiled = jax.jit(jax.value_and_grad(value))
+    numerical = (compiled(1 + h, params)[0] - compiled(1 - h, params)[0]) / (2 * h)
+    np.testing.assert_allclose(compiled(1.0, params)[1], numerical, rtol=rtol)
 
 
 @case("gradient through an update, float64")
 def _(ours):
     with jax.enable_x64(True):
         params, batch = jax.tree.map(lambda x: x.astype(jnp.float64), (PARAMS, BATCH))
-        value = jax.jit(after_a_step(ours.make(), batch))
-        h = 1e-6
-        numerical = (value(1 + h, params) - value(1 - h, params)) / (2 * h)
+        value = after_a_step(ours.make(), batch)
         # Central differences: h² and ε/h, magnified by a condition of some 1e2.
-        np.testing.assert_allclose(jax.jit(jax.grad(value))(1.0, params), numerical, rtol=1e-5)
+        assert_differentiates(value, params, h=1e-6, rtol=1e-5)
 
 
 @case("gradient through an update, float32")
 def _(ours):
-    value = jax.jit(after_a_step(ours.make(), BATCH))
+    value = after_a_step(ours.make(), BATCH)
     if ours.differentiable_in_float32:
-        h = 1e-2
-        numerical = (value(1 + h, PARAMS) - value(1 - h, PARAMS)) / (2 * h)
         # Central differences in float32 with so large an h: a few per cent.
-        np.testing.assert_allclose(jax.jit(jax.grad(value))(1.0, PARAMS), numerical, rtol=5e-2)
+        assert_differentiates(value, PARAMS, h=1e-2, rtol=5e-2)
     else:
         with pytest.raises(TypeError, match=r"cannot be differentiated(.|\n)*solver=\"svd\""):
             jax.grad(value)(1.0, PARAMS)
@@ -743,7 +811,7 @@ def _(ours):
 def _(ours):
     # Not the cached reference: a step compiled without debug_nans may report a NaN for "not measured".
     with jax.debug_nans(True):
-        updates, _ = run(ours.make())
+        updates, _ = run(compiled(ours.make()))
     assert_same(updates, ours.bare()[0])
 
 
@@ -752,7 +820,7 @@ def _(ours):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         opt = ours.make()
-        jax.make_jaxpr(functools.partial(step, opt))(PARAMS, opt.init(PARAMS))
+        jax.make_jaxpr(functools.partial(one_step, opt))(PARAMS, opt.init(PARAMS))
 
 
 @pytest.mark.parametrize("ours", OPTIMIZERS.values(), ids=OPTIMIZERS)

@@ -44,7 +44,7 @@ def test_functions(name):
         assert section(text, title).strip(), title
     assert ">>> " in section(text, "Example")
     # Either units of its own, or those of the function that it refers to.
-    assert re.search(r"\bunits?\b|dimensionless|As in `hig_optax", text, flags=re.IGNORECASE)
+    assert re.search(r"\bunits?\b|dimensionless|bytes|As in `", text, flags=re.IGNORECASE)
     assert re.search(r"\([a-z]+, ?[a-z.]*\)|As in `", text), "no shapes"
 
 
