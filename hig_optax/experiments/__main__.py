@@ -72,14 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument("--seconds", type=float, help="training time of each run (default: 20)")
     budget.add_argument("--steps", type=int, help="steps of each run, in place of a time")
     budget.add_argument("--quick", action="store_true", help=f"{QUICK_SECONDS:g} s, to see it work")
-    parse.add_argument(
-        "--set",
-        type=_setting,
-        action="append",
-        default=[],
-        metavar="METHOD.NAME=VALUE",
-        help="a setting other than the recommended one; problem.NAME=VALUE for the problem's own",
-    )
+    _add_set(parse)
     parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
 
     parse = commands.add_parser(
@@ -90,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parse.add_argument("--methods", type=_words, default=contest.CONTESTANTS, metavar="A,B")
     parse.add_argument("--seeds", type=_integers, default=(0, 1, 2), metavar="0,1")
     parse.add_argument("--times", type=_numbers, default=(10.0, 30.0), metavar="10,30", help="s")
+    _add_set(parse)
     parse.add_argument("--into", type=Path, metavar="PAGE", help="page with a place for the tables")
     parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
 
@@ -124,12 +118,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_set(parse: argparse.ArgumentParser) -> None:
+    parse.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="METHOD.NAME=VALUE",
+        help="a setting other than the recommended one; problem.NAME=VALUE for the problem's own",
+    )
+
+
+def _problem_and_overrides(
+    name: str, options: argparse.Namespace
+) -> tuple[problems.Problem, dict[str, dict[str, Any]]]:
+    overrides: dict[str, dict[str, Any]] = {}
+    for method, setting, value in options.set:
+        overrides.setdefault(method, {})[setting] = value
+    return _with(problems.get(name), overrides.pop("problem", {})), overrides
+
+
 def _compare(options: argparse.Namespace, console: Console) -> None:
     _configure(options)
-    overrides: dict[str, dict[str, Any]] = {}
-    for method, name, value in options.set:
-        overrides.setdefault(method, {})[name] = value
-    problem = _with(problems.get(options.problem), overrides.pop("problem", {}))
+    problem, overrides = _problem_and_overrides(options.problem, options)
     seconds = QUICK_SECONDS if options.quick else options.seconds
     if seconds is None and options.steps is None:
         seconds = 20.0
@@ -160,13 +171,14 @@ def _contest(options: argparse.Namespace, console: Console) -> None:
     _configure(options)
     times, tables = sorted(options.times), []
     for name in options.problems:
-        problem = problems.get(name)
+        problem, overrides = _problem_and_overrides(name, options)
         entries = contest.hold(
             problem,
             options.methods,
             options.seeds,
             times,
             out=options.out,
+            overrides=overrides,
             fresh=options.fresh,
             report=Report(console),
         )

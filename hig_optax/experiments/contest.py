@@ -1,6 +1,5 @@
 """Who is ahead when: test losses of several methods at several times, on several problems."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.compare import carry_out
 from hig_optax.experiments.history import History, by_method
 from hig_optax.experiments.methods import METHODS
-from hig_optax.experiments.plan import Plan
+from hig_optax.experiments.plan import Overrides, Plan
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.table import Table, over_seeds
 
@@ -23,7 +22,6 @@ CONTESTANTS = (
     "muon",
     "adam-cosine",
 )
-START, END = "<!-- contest: written by the command above -->", "<!-- end of contest -->"
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ def hold(
     times: Sequence[float],
     *,
     out: Path | str = "results",
+    overrides: Overrides | None = None,
     fresh: bool = False,
     report: Report | None = None,
 ) -> list[Entry]:
@@ -71,14 +70,22 @@ def hold(
         seeds: Seeds of data, network and batches.
         times: Seconds of training, ascending.
         out: Folder of results; runs found there are read.
+        overrides: Settings that differ from the recommended ones, by method.
         fresh: Do every run again.
         report: Told of the progress.
+
+    Raises:
+        ValueError: No such method or setting.
     """
+    chosen = dict(overrides or {})
+    if unused := sorted(set(chosen) - set(methods)):
+        raise ValueError(f"Settings are given for {', '.join(unused)}, which is not compared here.")
 
     def runs(names: Sequence[str], seconds: float) -> dict[str, tuple[History, ...]]:
         if not names:
             return {}
-        plan = Plan.of(problem, names, seeds, Budget(seconds), out=out)
+        own = {name: chosen[name] for name in names if name in chosen}
+        plan = Plan.of(problem, names, seeds, Budget(seconds), out=out, overrides=own)
         done = carry_out(plan, fresh=fresh, report=report)
         return {name: tuple(found) for name, found in by_method(done.histories).items()}
 
@@ -125,14 +132,22 @@ def table(problem: problems.Problem, entries: Sequence[Entry], times: Sequence[f
 
 
 def write_into(page: Path, tables: Sequence[Table]) -> None:
-    """Put the tables between the two comments that mark their place in a page.
+    """Put each table between the two comments that mark its place in a page.
 
     Raises:
         ValueError: There is no such place.
     """
     text = page.read_text()
-    if START not in text or END not in text:
-        raise ValueError(f"{page} must hold the lines {START!r} and {END!r} around the tables.")
-    body = "\n".join(t.markdown() for t in tables)
-    place = re.compile(re.escape(START) + ".*?" + re.escape(END), flags=re.DOTALL)
-    store.write_text(page, place.sub(lambda _: f"{START}\n\n{body}\n{END}", text))
+    for table in tables:
+        start, end = marks(table.title)
+        if start not in text or end not in text:
+            raise ValueError(f"{page} must hold the lines {start!r} and {end!r} around the table.")
+        before, rest = text.split(start, 1)
+        after = rest.split(end, 1)[1]
+        text = f"{before}{start}\n\n{table.markdown()}\n{end}{after}"
+    store.write_text(page, text)
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The comments around the table of a problem."""
+    return f"<!-- contest: {name} -->", f"<!-- end of contest: {name} -->"
