@@ -28,7 +28,7 @@ from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.train import problem_settings
 
-DEFAULT_METHODS = ("hig", "adam", "gauss-newton")
+DEFAULT_METHODS = ("adaptive-hig", "hig", "adam", "gauss-newton")
 QUICK_SECONDS = 1.0
 
 
