@@ -16,17 +16,18 @@ from hig_optax.experiments.history import History, by_method
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; one colour per method, always.
 _COLOURS = {
+    "adaptive-hig": "#CC79A7",
     "hig": "#D55E00",
     "gauss-newton": "#0072B2",
     "levenberg-marquardt": "#56B4E9",
     "adam": "#000000",
     "adam-cosine": "#9467BD",
     "muon": "#009E73",
-    "sgd": "#CC79A7",
+    "sgd": "#332288",
     "sip": "#882255",
     "lbfgs": "#E69F00",
 }
-_SPARE = ("#332288", "#999933", "#AA4499", "#44AA99")
+_SPARE = ("#999933", "#AA4499", "#44AA99")
 
 BEFORE = "#999999"  # whatever was there before training
 TARGET = "#000000"
