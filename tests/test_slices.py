@@ -144,10 +144,8 @@ def test_chunks_change_nothing(net, num_samples, settings, chunk_size, dtype):
     for (whole, whole_state), (chunked, state) in (found[:2], found[2:]):
         assert relative_error(flat(chunked), flat(whole)) < tolerance
         assert state.spectrum.rank == whole_state.spectrum.rank
-        for field, value in whole_state.spectrum._asdict().items():
-            np.testing.assert_allclose(
-                getattr(state.spectrum, field), value, rtol=10 * tolerance, atol=tolerance
-            )
+        for value, expected in zip(*map(jax.tree.leaves, (state, whole_state)), strict=True):
+            np.testing.assert_allclose(value, expected, rtol=10 * tolerance, atol=tolerance)
 
 
 def test_momentum_of_adaptive_steps_is_the_same():
