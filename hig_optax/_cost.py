@@ -170,11 +170,20 @@ def _places(
 
 def _carry(step: _Step) -> tuple[int, ...]:
     """What a loop starts from, in the order of its first results."""
-    params = step.eqn.params
-    if step.eqn.primitive.name == "scan":
-        first = params["num_consts"]
-        return step.inputs[first : first + params["num_carry"]]
+    eqn, params = step.eqn, step.eqn.params
+    if eqn.primitive.name == "scan":
+        # Constants, carry and what is scanned go in, carry and what is stacked come out. What is scanned or
+        # stacked has an axis more outside of the body; the counts have other names from release to release.
+        body = params["jaxpr"].jaxpr
+        scanned = sum(map(_has_another_axis, eqn.invars, body.invars))
+        carried = len(eqn.outvars) - sum(map(_has_another_axis, eqn.outvars, body.outvars))
+        first = len(eqn.invars) - scanned - carried
+        return step.inputs[first : first + carried]
     return step.inputs[params["cond_nconsts"] + params["body_nconsts"] :]
+
+
+def _has_another_axis(outside: Any, inside: Any) -> bool:
+    return outside.aval.ndim != inside.aval.ndim
 
 
 def _written_out(
