@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from hig_optax._columns import Columns
 from hig_optax._control import Progress, next_damping, shorten_until_lower
 from hig_optax._direction import Scaling
 from hig_optax._report import blank, report
@@ -21,9 +20,9 @@ from hig_optax._step import (
     linearise,
     loss_of_rows,
     optimized_columns,
+    size_and_dtype,
 )
 from hig_optax._types import JacobianMode, LossFn, ResidualFns, Scalar, Solver, Spectrum, Tree
-from hig_optax._wrappers import placeholder_type
 
 Auto = Literal["auto"]
 
@@ -262,11 +261,7 @@ def adaptive_hig(
     has_momentum = not (isinstance(momentum, (int, float)) and momentum == 0)
 
     def init_fn(params: Tree) -> AdaptiveHigState:
-        if isinstance(params, placeholder_type()):
-            size, dtype = 0, jnp.dtype(jnp.float32)
-        else:
-            view = Columns.of(params, mask).view
-            size, dtype = view.size, view.highest_dtype
+        size, dtype = size_and_dtype(settings, params)
         # One buffer per field, so that the state can be donated.
         return AdaptiveHigState(
             num_updates=jnp.zeros((), jnp.int32),

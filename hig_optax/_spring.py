@@ -8,13 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from hig_optax._columns import Columns
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings, check_number
 from hig_optax._sliced import SlicedJacobian
-from hig_optax._step import direction_from, linearise, optimized_columns
+from hig_optax._step import direction_from, linearise, optimized_columns, size_and_dtype
 from hig_optax._types import JacobianMode, ResidualFns, Scalar, Solver, Spectrum, Tree
-from hig_optax._wrappers import placeholder_type
 
 
 class SpringState(NamedTuple):
@@ -121,11 +119,7 @@ def spring(
         check_number("learning_rate", learning_rate, "a finite number", math.isfinite)
 
     def init_fn(params: Tree) -> SpringState:
-        if isinstance(params, placeholder_type()):
-            size, dtype = 0, jnp.dtype(jnp.float32)
-        else:
-            view = Columns.of(params, mask).view
-            size, dtype = view.size, view.highest_dtype
+        size, dtype = size_and_dtype(settings, params)
         return SpringState(
             num_updates=jnp.zeros((), jnp.int32),
             previous=jnp.zeros((size,), dtype),

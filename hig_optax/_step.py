@@ -41,7 +41,7 @@ from hig_optax._settings import Settings, check_passed
 from hig_optax._sliced import SlicedJacobian, sliced_direction
 from hig_optax._taps import Tapped, find_taps
 from hig_optax._types import LossFn, ResidualFn, Tree
-from hig_optax._wrappers import refuse_multi_steps
+from hig_optax._wrappers import placeholder_type, refuse_multi_steps
 
 
 def optimized_columns(settings: Settings, params: Tree, batch: Tree, all_params: Tree) -> Columns:
@@ -54,6 +54,19 @@ def optimized_columns(settings: Settings, params: Tree, batch: Tree, all_params:
     refuse_multi_steps()
     check_passed(params, batch)
     return Columns.of(params, settings.mask, all_params)
+
+
+def size_and_dtype(settings: Settings, params: Tree) -> tuple[int, Any]:
+    """How many numbers are optimized, and the dtype of a state's: all that `init` takes from parameters.
+
+    Raises:
+        TypeError: As `Columns.of`.
+        ValueError: As `Columns.of`.
+    """
+    if isinstance(params, placeholder_type()):
+        return 0, jnp.dtype(jnp.float32)
+    view = Columns.of(params, settings.mask).view
+    return view.size, view.highest_dtype
 
 
 class Layout(NamedTuple):

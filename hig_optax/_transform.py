@@ -4,16 +4,13 @@ import operator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from hig_optax._columns import Columns
 from hig_optax._planning import settled
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings
-from hig_optax._step import find_direction, optimized_columns
+from hig_optax._step import find_direction, optimized_columns, size_and_dtype
 from hig_optax._types import JacobianMode, LossFn, ResidualFns, Scalar, Solver, Spectrum, Tree
-from hig_optax._wrappers import placeholder_type
 
 
 class ScaleByHigState(NamedTuple):
@@ -182,9 +179,7 @@ def scale_by_hig(
     )
 
     def init_fn(params: Tree) -> ScaleByHigState:
-        if isinstance(params, placeholder_type()):
-            return ScaleByHigState(blank(settings.spectrum_size, jnp.float32, settings.blocks))
-        dtype = Columns.of(params, settings.mask).view.highest_dtype
+        _, dtype = size_and_dtype(settings, params)
         return ScaleByHigState(blank(settings.spectrum_size, dtype, settings.blocks))
 
     def update_fn(

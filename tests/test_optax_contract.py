@@ -191,12 +191,9 @@ CASES = {}
 
 @pytest.fixture(autouse=True)
 def _as_in_a_users_program():
-    """Optax mixes dtypes, so promotion is the usual one; tiny programs need no optimizing compiler."""
-    before = jax.config.read("jax_disable_most_optimizations")
+    """Optax mixes dtypes, so promotion is the usual one."""
     with jax.numpy_dtype_promotion("standard"):
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def case(name):
