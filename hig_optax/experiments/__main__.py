@@ -1,4 +1,4 @@
-"""The command line: ``python -m hig_optax.experiments {compare,contest,results,list,bench}``."""
+"""The command line: ``python -m hig_optax.experiments {compare,contest,sweep,results,list,bench}``."""
 
 import argparse
 import ast
@@ -20,8 +20,10 @@ from hig_optax.experiments import (
     growth,
     machine,
     methods,
+    page,
     results,
     study,
+    sweep,
 )
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.budget import Budget
@@ -85,6 +87,34 @@ def _parser() -> argparse.ArgumentParser:
     parse.add_argument("--times", type=_numbers, default=(10.0, 30.0), metavar="10,30", help="s")
     _add_set(parse)
     parse.add_argument("--into", type=Path, metavar="PAGE", help="page with a place for the tables")
+    parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
+
+    parse = commands.add_parser(
+        "sweep", parents=[shared], help="test losses of one method at several settings"
+    )
+    parse.set_defaults(command=_sweep)
+    parse.add_argument("problems", type=_words, metavar="PROBLEM,...", help="problems; see list")
+    parse.add_argument("method", metavar="METHOD", help="a method's name; see list")
+    parse.add_argument(
+        "--vary",
+        type=_values,
+        action="append",
+        required=True,
+        metavar="NAME=V1,V2",
+        help="a setting",
+    )
+    parse.add_argument(
+        "--singly",
+        action="store_true",
+        help="nothing changed, then one value at a time (default: all combinations)",
+    )
+    parse.add_argument("--seeds", type=_integers, default=(100,), metavar="0,1")
+    length = parse.add_mutually_exclusive_group()
+    length.add_argument("--times", type=_numbers, default=(10.0,), metavar="2,10", help="s")
+    length.add_argument("--steps", type=int, help="steps of each run, in place of times")
+    _add_set(parse)
+    parse.add_argument("--into", type=Path, metavar="PAGE", help="page with a place for the table")
+    parse.add_argument("--name", help="of that place (default: of problems, method and settings)")
     parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
 
     parse = commands.add_parser(
@@ -185,7 +215,46 @@ def _contest(options: argparse.Namespace, console: Console) -> None:
         tables.append(contest.table(problem, entries, times))
         tables[-1].show(console)
     if options.into:
-        contest.write_into(options.into, tables)
+        names = [f"contest: {table.title}" for table in tables]
+        page.write_into(options.into, dict(zip(names, tables, strict=True)))
+        console.print(str(options.into), highlight=False, soft_wrap=True)
+
+
+def _sweep(options: argparse.Namespace, console: Console) -> None:
+    _configure(options)
+    chosen, base = [], {}
+    for name in options.problems:
+        problem, overrides = _problem_and_overrides(name, options)
+        base = overrides.pop(options.method, {})
+        if overrides:
+            raise ValueError(
+                f"Settings are given for {', '.join(overrides)}, which is not swept here."
+            )
+        chosen.append(problem)
+    values = dict(options.vary)
+    variants = (sweep.one_at_a_time if options.singly else sweep.grid)(values)
+    times = [] if options.steps else sorted(options.times)
+    if len(times) > 1 and any(contest.decays(options.method, problem) for problem in chosen):
+        raise ValueError(
+            f"--times must be one number for {options.method}, whose steps decay to the end of a run; "
+            f"got {len(times)}. Sweep once for each."
+        )
+    found = sweep.carry_out_all(
+        chosen,
+        options.method,
+        variants,
+        options.seeds,
+        Budget(times[-1]) if times else Budget(steps=options.steps),
+        base=base,
+        out=options.out,
+        fresh=options.fresh,
+        report=Report(console),
+    )
+    table = sweep.table(options.method, found, times, base)
+    table.show(console)
+    if options.into:
+        name = options.name or " ".join([",".join(options.problems), options.method, *values])
+        page.write_into(options.into, {f"sweep: {name}": table})
         console.print(str(options.into), highlight=False, soft_wrap=True)
 
 
@@ -287,10 +356,21 @@ def _setting(text: str) -> tuple[str, str, Any]:
     method, _, name = target.partition(".")
     if not (method and name and value):
         raise argparse.ArgumentTypeError(f"expected METHOD.NAME=VALUE, got {text!r}")
+    return method, name, _value(value)
+
+
+def _values(text: str) -> tuple[str, list[Any]]:
+    name, _, values = text.partition("=")
+    if not (name and values):
+        raise argparse.ArgumentTypeError(f"expected NAME=V1,V2, got {text!r}")
+    return name, [_value(word) for word in _words(values)]
+
+
+def _value(text: str) -> Any:
     try:
-        return method, name, ast.literal_eval(value)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return method, name, value
+        return text
 
 
 if __name__ == "__main__":

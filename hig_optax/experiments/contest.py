@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hig_optax import problems
-from hig_optax.experiments import machine, store
+from hig_optax.experiments import machine
 from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.compare import carry_out
 from hig_optax.experiments.history import History, by_method
@@ -104,22 +106,17 @@ def hold(
 def table(problem: problems.Problem, entries: Sequence[Entry], times: Sequence[float]) -> Table:
     """Medians and ranges over seeds, the lowest median of each time in bold."""
     cells = [[entry.losses(i, seconds) for i, seconds in enumerate(times)] for entry in entries]
-    told = [[over_seeds(losses, ".1e") for losses in row] for row in cells]
-    for i in range(len(times)):
-        best = min(range(len(entries)), key=lambda row: float(told[row][i].split()[0]))
-        median, *rest = told[best][i].split(" ", 1)
-        told[best][i] = " ".join([f"**{median}**", *rest])
+    told = best_in_bold([[over_seeds(losses, ".1e") for losses in row] for row in cells])
     rows = []
     for entry, losses in zip(entries, told, strict=True):
         last = entry.runs[-1]
         settings = last[0].request["settings"]
-        pace = sorted(1e3 * run.seconds / run.steps for run in last)[len(last) // 2]
         rows.append(
             (
                 entry.method,
                 str(settings["batch_size"]),
                 f"{settings['learning_rate']:g}",
-                f"{pace:.2g}",
+                f"{pace(last):.2g}",
                 *losses,
             )
         )
@@ -131,23 +128,21 @@ def table(problem: problems.Problem, entries: Sequence[Entry], times: Sequence[f
     return Table(problem.name, columns, tuple(rows), note)
 
 
-def write_into(page: Path, tables: Sequence[Table]) -> None:
-    """Put each table between the two comments that mark its place in a page.
+def best_in_bold(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Cells "median (range)", the lowest median of each column in bold.
 
-    Raises:
-        ValueError: There is no such place.
+    Example:
+        >>> best_in_bold([["2.0 (1.0 to 3.0)"], ["1.0 (0.5 to 9.0)"]])
+        [['2.0 (1.0 to 3.0)'], ['**1.0** (0.5 to 9.0)']]
     """
-    text = page.read_text()
-    for table in tables:
-        start, end = marks(table.title)
-        if start not in text or end not in text:
-            raise ValueError(f"{page} must hold the lines {start!r} and {end!r} around the table.")
-        before, rest = text.split(start, 1)
-        after = rest.split(end, 1)[1]
-        text = f"{before}{start}\n\n{table.markdown()}\n{end}{after}"
-    store.write_text(page, text)
+    rows = [list(row) for row in rows]
+    for i in range(len(rows[0])):
+        best = min(rows, key=lambda row: float(row[i].split()[0]))
+        median, *rest = best[i].split(" ", 1)
+        best[i] = " ".join([f"**{median}**", *rest])
+    return rows
 
 
-def marks(name: str) -> tuple[str, str]:
-    """The comments around the table of a problem."""
-    return f"<!-- contest: {name} -->", f"<!-- end of contest: {name} -->"
+def pace(runs: Sequence[History]) -> float:
+    """Milliseconds per step, the median over runs."""
+    return float(np.median([1e3 * run.seconds / run.steps for run in runs]))

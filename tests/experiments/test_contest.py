@@ -1,13 +1,13 @@
 import pytest
 
 from hig_optax.experiments import __main__ as command
-from hig_optax.experiments import contest
+from hig_optax.experiments import page as pages
 from hig_optax.experiments.table import Table
 
 
 def test_runs_are_read_at_every_time_and_put_into_the_page(swing, tmp_path, capsys):
     page = tmp_path / "page.md"
-    start, end = contest.marks("swing")
+    start, end = pages.marks("contest: swing")
     page.write_text(f"Before.\n\n{start}\nold\n{end}\n\nAfter.\n")
     words = ["contest", "swing", "--methods", "sgd,adam-cosine", "--seeds", "0,1"]
     words += ["--times", "0.2,0.1", "--cores", "0", "--out", str(tmp_path), "--into", str(page)]
@@ -33,4 +33,4 @@ def test_a_page_without_a_place_is_refused(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("Nothing here.")
     with pytest.raises(ValueError, match="must hold the lines '<!-- contest: swing -->'"):
-        contest.write_into(page, [Table("swing", ("a",), ())])
+        pages.write_into(page, {"contest: swing": Table("swing", ("a",), ())})
