@@ -22,6 +22,7 @@ BATCH_SIZES = {
     "quantum-dipole": 16,
     "poisson": 8,  # the paper's 64 would make the transcription decompose a 4096×24896 matrix
 }
+LOOP_STEPS = 20
 SOLVERS = ("auto", "gram", "svd")
 COLUMNS = (
     "problem",
@@ -35,6 +36,8 @@ COLUMNS = (
     "ratio",
     "Adam",
     "adaptive",
+    "adaptive / step",
+    "in a loop",
     "first call, s",
 )
 NOTE = (
@@ -42,7 +45,9 @@ NOTE = (
     "gradient, HIG, update, jitted whole. Jacobian, product (float64 Gram matrix) and factors (float64 "
     "eigh, or SVD in the program's precision) alone; step / parts compares the step with their sum. "
     "Transcription: reverse mode over all rows at once, SVD, the half-inverse formed and multiplied; "
-    "ratio is its time over the step's (*: of one call). Adaptive: a step of adaptive_hig, trial included. "
+    "ratio is its time over the step's (*: of one call). Adaptive: a step of adaptive_hig, trial included, "
+    "and its time over that of a HIG step; in a loop: that ratio for {loop} steps in one compiled loop, on "
+    "fresh batches, where a state of more arrays costs no dispatch. "
 )
 
 
@@ -65,7 +70,9 @@ def step(
     results = [measure(problems.get(n), BATCH_SIZES[n], 0.2 if quick else 2.0) for n in names]
     where = machine.environment()
     rows = tuple(row for result in results for row in _rows(result))
-    table = Table("One optimizer step", COLUMNS, rows, NOTE + machine.describe(where))
+    table = Table(
+        "One optimizer step", COLUMNS, rows, NOTE.format(loop=LOOP_STEPS) + machine.describe(where)
+    )
     json, markdown = Path(out) / "bench-step.json", Path(out) / "bench-step.md"
     store.write_json(json, {"environment": where, "results": results})
     store.write_text(markdown, table.markdown())
@@ -103,9 +110,17 @@ def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]
     for solver in SOLVERS:
         chosen = {"batch_size": batch_size, "solver": solver}
         rivals[f"step-{solver}"] = _Step(problem, "hig", chosen, params, batch)
-    rivals["step-adaptive"] = _Step(
-        problem, "adaptive-hig", {"batch_size": batch_size}, params, batch
-    )
+    adaptive = {"batch_size": batch_size, "solver": "auto", "num_matvecs": None}
+    rivals["step-adaptive"] = _Step(problem, "adaptive-hig", adaptive, params, batch)
+    for method, chosen in (("hig", {"batch_size": batch_size}), ("adaptive-hig", adaptive)):
+        steps = _Loop(
+            problem,
+            method,
+            chosen,
+            params,
+            lambda k: problem.draw(draw_key, k, train_set, batch_size),
+        )
+        rivals[f"loop-{method}"] = steps
     timings = race(rivals, seconds=seconds)
     return {
         "problem": problem.name,
@@ -114,6 +129,36 @@ def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]
         "columns": J.shape[1],
         "timings": {name: asdict(timing) for name, timing in timings.items()},
     }
+
+
+class _Loop:
+    """`LOOP_STEPS` training steps of a method in one compiled loop."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        method: str,
+        settings: Any,
+        params: Params,
+        draw: Callable[[jax.Array], Batch],
+    ) -> None:
+        chosen = methods.get(method)
+        optimizer = chosen.optimizer(problem, chosen.settings(problem, settings))
+        value_and_grad = jax.value_and_grad(batch_loss(problem))
+
+        def step(number: jax.Array, carry: Any) -> Any:
+            params, state = carry
+            batch = draw(number)
+            _, grads = value_and_grad(params, batch)
+            updates, state = optimizer.update(grads, state, params, batch=batch)
+            return optax.apply_updates(params, updates), state
+
+        loop = jax.jit(lambda carry: jax.lax.fori_loop(0, LOOP_STEPS, step, carry))
+        carry = (params, optimizer.init(params))
+        self._call = lambda: loop(carry)
+
+    def __call__(self) -> Any:
+        return self._call()
 
 
 class _Step:
@@ -151,6 +196,11 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
         "gram": ms["jacobian"] + ms["product"] + ms["eigh"],
         "svd": ms["jacobian"] + ms["svd"],
     }
+    adaptive = (
+        _ms(ms["step-adaptive"]),
+        f"{ms['step-adaptive'] / ms[f'step-{SOLVERS[0]}']:.2f}",
+        f"{ms['loop-adaptive-hig'] / ms['loop-hig']:.2f}",
+    )
     label = f"{result['problem']}, b={result['batch_size']}, {result['rows']}×{result['columns']}"
     return [
         (
@@ -162,7 +212,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
             _ms(ms["transcription"]) + ("*" if timings["transcription"].repeats == 1 else ""),
             f"{ms['transcription'] / ms[f'step-{solver}']:.1f}",
             _ms(ms["adam"]),
-            _ms(ms["step-adaptive"]) if solver == SOLVERS[0] else "",
+            *(adaptive if solver == SOLVERS[0] else ("", "", "")),
             f"{timings[f'step-{solver}'].first:.1f}",
         )
         for solver in SOLVERS
