@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from hig_optax._control import Progress, next_damping, shorten_until_lower
+from hig_optax._control import Progress, next_damping, rate_at, share_within, shorten_until_lower
 from hig_optax._direction import Scaling
 from hig_optax._report import blank, report
-from hig_optax._settings import NOT_PASSED, Settings, check_number
+from hig_optax._settings import NOT_PASSED, Settings, check_learning_rate, check_number
 from hig_optax._step import (
     Linearised,
     direction_from,
@@ -256,8 +256,7 @@ def adaptive_hig(
         check_number("patience", patience, "finite and at least 1", lambda x: 1 <= x < math.inf)
     if not isinstance(min_relative_damping, str):
         check_number("min_relative_damping", min_relative_damping, *positive)
-    if not callable(learning_rate):
-        check_number("learning_rate", learning_rate, "a finite number", math.isfinite)
+    check_learning_rate(learning_rate)
     has_momentum = not (isinstance(momentum, (int, float)) and momentum == 0)
 
     def init_fn(params: Tree) -> AdaptiveHigState:
@@ -315,8 +314,7 @@ def adaptive_hig(
         is_usable = is_finite & (found.agreement > 0)
         step = jnp.where(is_usable, found.direction, 0)
 
-        rate = learning_rate(state.num_updates) if callable(learning_rate) else learning_rate
-        rate, progress = jnp.asarray(rate, work), state.progress
+        rate, progress = rate_at(learning_rate, state.num_updates, work), state.progress
         if progress is not None and recipe.patience is not None:
             progress = progress.seen(model.loss, recipe.patience)
             rate *= progress.factor.astype(work)
@@ -325,8 +323,7 @@ def adaptive_hig(
         if recipe.max_relative_step is not None:
             size = jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(work))) for x in columns.parts))
             bound = jnp.asarray(recipe.max_relative_step, work) * jnp.maximum(size, 1)
-            is_cut = norm > bound
-            share = jnp.where(is_cut, bound / jnp.where(is_cut, norm, 1), 1)
+            share, is_cut = share_within(norm, bound)
 
         trial, reach = shorten_until_lower(
             lambda reach: model.decrease(

@@ -1,13 +1,13 @@
 """What the steps that were tried say about the next: its damping, and how far to go on one batch."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from hig_optax._types import Scalar
+from hig_optax._types import Rate, Scalar
 
 # Marquardt's control: a step that did what the model promised lowers the damping, one that did not raises it.
 GOOD_GAIN, POOR_GAIN, FACTOR = 0.75, 0.25, 3.0
@@ -26,6 +26,20 @@ STATIONARY_IN_EPS = 4
 LOSS_OF_FACTOR, GAIN_OF_FACTOR, MIN_FACTOR = 3e-3, 3e-4, 0.03
 # The shorter one of the two averages that are compared, as a share of the longer.
 SHORT_AVERAGE = 1 / 5
+
+
+def rate_at(learning_rate: Rate, num_updates: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
+    """A learning rate, or what a schedule says it is after so many updates."""
+    rate = learning_rate(num_updates) if callable(learning_rate) else learning_rate
+    return jnp.asarray(rate, dtype)
+
+
+def share_within(
+    norm: Float[Array, ""], bound: Float[Array, ""]
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """The share, at most 1, of a vector so long that is no longer than the bound; whether it was cut."""
+    is_cut = norm > bound
+    return jnp.where(is_cut, bound / jnp.where(is_cut, norm, 1), 1), is_cut
 
 
 class Trial(NamedTuple):

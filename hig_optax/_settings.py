@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hig_optax._types import JacobianMode, LossFn, ResidualFns, Scalar, Solver, Tree
+from hig_optax._types import JacobianMode, LossFn, Rate, ResidualFns, Scalar, Solver, Tree
 
 STATIC_ARGS = (
     "residual_fn",
@@ -181,6 +181,12 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_learning_rate(learning_rate: Rate) -> None:
+    """Range-check a learning rate that is no schedule; as `check_number`."""
+    if not callable(learning_rate):
+        check_number("learning_rate", learning_rate, "a finite number", math.isfinite)
 
 
 def check_number(name: str, value: Any, wanted: str, is_valid: Any) -> None:

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from hig_optax._control import rate_at, share_within
+from hig_optax._direction import cosine
 from hig_optax._report import blank, report
-from hig_optax._settings import NOT_PASSED, Settings, check_number
+from hig_optax._settings import NOT_PASSED, Settings, check_learning_rate, check_number
 from hig_optax._sliced import SlicedJacobian
 from hig_optax._step import direction_from, linearise, optimized_columns, size_and_dtype
 from hig_optax._types import JacobianMode, ResidualFns, Scalar, Solver, Spectrum, Tree
@@ -115,8 +117,7 @@ def spring(
         check_number(
             "max_step_norm", max_step_norm, "finite and positive", lambda x: 0 < x < math.inf
         )
-    if not callable(learning_rate):
-        check_number("learning_rate", learning_rate, "a finite number", math.isfinite)
+    check_learning_rate(learning_rate)
 
     def init_fn(params: Tree) -> SpringState:
         size, dtype = size_and_dtype(settings, params)
@@ -140,22 +141,23 @@ def spring(
         at = linearise(settings, columns, batch)
         assert not isinstance(at.J, SlicedJacobian), "only chunks are sliced"
         samples = at.samples.size or 1
+        gradient, y = columns.gradient(updates, at.dtype), at.y.astype(at.dtype)
         carried = jnp.asarray(momentum, at.dtype) * state.previous.astype(at.dtype)
         # Rows and J undivided: λ is multiplied by b instead.
         found = direction_from(
             dataclasses.replace(settings, damping=samples * damping),
             at,
-            columns.gradient(updates, at.dtype),
-            at.y.astype(at.dtype) - at.J.matvec(carried),
+            gradient,
+            y - at.J.matvec(carried),
         )
+        # It was compared with Jᵀ of the rows less what is carried on, whose sign says nothing of the loss.
+        found = found._replace(agreement=cosine(gradient, at.J.rmatvec(y)))
         is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction))
         step = jnp.where(is_finite, found.direction + carried, 0)
-        rate = learning_rate(state.num_updates) if callable(learning_rate) else learning_rate
-        size = jnp.asarray(rate, at.dtype)
+        size = rate_at(learning_rate, state.num_updates, at.dtype)
         if max_step_norm is not None:
-            norm, bound = jnp.linalg.norm(step), jnp.asarray(max_step_norm, at.dtype)
-            is_cut = jnp.abs(size) * norm > bound
-            size = jnp.where(is_cut, jnp.sign(size) * bound / jnp.where(is_cut, norm, 1), size)
+            norm = jnp.abs(size) * jnp.linalg.norm(step)
+            size *= share_within(norm, jnp.asarray(max_step_norm, at.dtype))[0]
         new, is_finite = columns.replace(columns.zeros(updates), -size * step, is_finite)
         dtype = columns.view.highest_dtype
         return new, SpringState(

@@ -21,6 +21,8 @@ LossFn = Callable[[Tree, Tree], jax.Array]
 Solver = Literal["auto", "svd", "gram", "krylov"]
 JacobianMode = Literal["auto", "reverse", "forward"]
 Scalar = float | jax.Array
+Rate = Scalar | Callable[[Any], Any]
+"""A learning rate, or a schedule: ``number of updates -> learning rate``."""
 
 
 class Known(NamedTuple):

@@ -110,9 +110,10 @@ def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]
     for solver in SOLVERS:
         chosen = {"batch_size": batch_size, "solver": solver}
         rivals[f"step-{solver}"] = _Step(problem, "hig", chosen, params, batch)
-    adaptive = {"batch_size": batch_size, "solver": "auto", "num_matvecs": None}
+    plain: dict[str, Any] = {"batch_size": batch_size}
+    adaptive: dict[str, Any] = {"batch_size": batch_size, "solver": "auto", "num_matvecs": None}
     rivals["step-adaptive"] = _Step(problem, "adaptive-hig", adaptive, params, batch)
-    for method, chosen in (("hig", {"batch_size": batch_size}), ("adaptive-hig", adaptive)):
+    for method, chosen in (("hig", plain), ("adaptive-hig", adaptive)):
         steps = _Loop(
             problem,
             method,

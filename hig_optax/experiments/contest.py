@@ -135,12 +135,12 @@ def best_in_bold(rows: Sequence[Sequence[str]]) -> list[list[str]]:
         >>> best_in_bold([["2.0 (1.0 to 3.0)"], ["1.0 (0.5 to 9.0)"]])
         [['2.0 (1.0 to 3.0)'], ['**1.0** (0.5 to 9.0)']]
     """
-    rows = [list(row) for row in rows]
-    for i in range(len(rows[0])):
-        best = min(rows, key=lambda row: float(row[i].split()[0]))
+    told = [list(row) for row in rows]
+    for i in range(len(told[0])):
+        best = min(told, key=lambda row: float(row[i].split()[0]))
         median, *rest = best[i].split(" ", 1)
         best[i] = " ".join([f"**{median}**", *rest])
-    return rows
+    return told
 
 
 def pace(runs: Sequence[History]) -> float:
