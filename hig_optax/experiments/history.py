@@ -24,7 +24,7 @@ class Point:
         seconds: Training time so far: compilation and the test loss are not in it.
         train_loss: Mini-batch loss, mean over the steps since the point before.
         last_loss: Mini-batch loss of the last step, before its update.
-        test_loss: Loss on the test set.
+        test_loss: Loss on the test set; see `losses.measured_loss`.
         is_finite: No step since the point before met a loss, or a direction, that is not finite.
         rank: Singular values kept at the last step.
         cutoff: The cut used there.

@@ -17,6 +17,7 @@ from hig_optax.experiments.budget import SEGMENT_STEPS, Budget, Pacer
 from hig_optax.experiments.checkpoint import Checkpoint
 from hig_optax.experiments.course import Course
 from hig_optax.experiments.history import History, Point
+from hig_optax.experiments.losses import measured_loss
 from hig_optax.experiments.machine import environment
 from hig_optax.problems import Batch, Params, Problem
 
@@ -267,11 +268,9 @@ def _init(problem: Problem, key: jax.Array) -> Params:
 
 @partial(jax.jit, static_argnums=0)
 def _test_loss(problem: Problem, params: Params, test_set: Batch) -> jax.Array:
-    def loss(sample: Batch) -> jax.Array:
-        return problem.sample_loss(problem.residual(params, sample), sample)
-
+    loss = measured_loss(problem)
     # In chunks: thousands of physical trajectories at once would leave the cache.
-    return jnp.mean(jax.lax.map(loss, test_set, batch_size=256))
+    return jnp.mean(jax.lax.map(lambda sample: loss(params, sample), test_set, batch_size=256))
 
 
 def _count_rows(problem: Problem, params: Params, samples: Batch) -> int:
