@@ -18,6 +18,7 @@ from hig_optax.experiments.table import Table, over_seeds
 
 CONTESTANTS = (
     "adaptive-hig",
+    "adaptive-hig-cosine",
     "spring",
     "adaptive-lm",
     "hig",

@@ -160,6 +160,14 @@ METHODS: Mapping[str, Method] = {
             _ADAPTIVE,
         ),
         Method(
+            "adaptive-hig-cosine",
+            "the same, its learning rate decaying to 0 over the budget",
+            optimizers.adaptive(hig_optax.adaptive_hig),
+            # What patience finds out is known here: when the steps must have become small.
+            {**_ADAPTIVE, "schedule": "cosine", "patience": None},
+            like="adaptive-hig",
+        ),
+        Method(
             "adaptive-lm",
             "Levenberg-Marquardt, damped by success",
             optimizers.adaptive(hig_optax.adaptive_hig),

@@ -33,7 +33,7 @@ def test_what_departs_from_the_source_is_said_beside_the_number(tmp_path):
     done = comparisons(tmp_path)
     rows = {row[0]: row[-1] for row in results.claims_table(done).rows}
     poisson = next(why for claim, why in rows.items() if claim.startswith("Poisson"))
-    assert "hig: batches of 1 at" in poisson
+    assert "hig: 10 Krylov products at" in poisson
     asked = next(why for claim, why in rows.items() if "with the paper's batches" in claim)
     assert "batches of 32" not in asked
 
