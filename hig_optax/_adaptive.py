@@ -11,7 +11,9 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._control import Progress, next_damping, rate_at, share_within, shorten_until_lower
+from hig_optax._devices import Devices
 from hig_optax._direction import Scaling
+from hig_optax._mesh import Arguments, on_devices, sharded_as
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings, check_learning_rate, check_number
 from hig_optax._step import (
@@ -22,7 +24,16 @@ from hig_optax._step import (
     optimized_columns,
     size_and_dtype,
 )
-from hig_optax._types import JacobianMode, LossFn, ResidualFns, Scalar, Solver, Spectrum, Tree
+from hig_optax._types import (
+    AxisName,
+    JacobianMode,
+    LossFn,
+    ResidualFns,
+    Scalar,
+    Solver,
+    Spectrum,
+    Tree,
+)
 
 Auto = Literal["auto"]
 
@@ -125,6 +136,7 @@ def adaptive_hig(
     num_matvecs: int | None = None,
     chunk_size: int | None = None,
     spectrum_size: int = 64,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Half-inverse gradients without a learning rate to tune: damped, scaled, tried before taken.
 
@@ -189,6 +201,7 @@ def adaptive_hig(
         num_matvecs: As in `scale_by_hig`.
         chunk_size: As in `scale_by_hig`.
         spectrum_size: As in `scale_by_hig`.
+        axis_name: As in `scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` whose updates are final: add them to the parameters.
@@ -235,6 +248,7 @@ def adaptive_hig(
         num_matvecs=num_matvecs,
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
+        axis_name=axis_name,
     )
     chosen = {
         "exponent": exponent,
@@ -286,10 +300,18 @@ def adaptive_hig(
         **extra_args: Any,
     ) -> tuple[Tree, AdaptiveHigState]:
         del extra_args
+        rate = rate_at(learning_rate, state.num_updates)
+        numbers = {"settings": settings.numbers, "recipe": chosen, "rate": rate}
+        arguments = Arguments(numbers, updates, state, params, all_params, batch)
+        new, state = on_devices(update, settings, arguments)
+        return sharded_as(new, params), state
+
+    def update(devices: Devices | None, given: Arguments) -> tuple[Tree, AdaptiveHigState]:
+        numbers, updates, state, params, all_params, batch = given
         columns = optimized_columns(settings, params, batch, all_params)
-        at = linearise(settings, columns, batch)
-        model, work = _model(loss_fn, at, batch), at.dtype
-        recipe = _decide(chosen, rows=at.y.size, columns=columns.view.size)
+        at = linearise(settings, columns, batch, devices)
+        model, work = _model(loss_fn, at), at.dtype
+        recipe = _decide(numbers["recipe"], rows=at.y.size, columns=columns.view.size)
         scaling = Scaling(
             relative_damping=state.damping.astype(work),
             curvature=model.curvature.astype(work),
@@ -299,7 +321,7 @@ def adaptive_hig(
         )
         gradient = columns.gradient(updates, work)
         found = direction_from(
-            dataclasses.replace(settings, exponent=recipe.exponent),
+            dataclasses.replace(settings, **numbers["settings"] | {"exponent": recipe.exponent}),
             at,
             gradient,
             model.cotangent.astype(work),
@@ -314,7 +336,7 @@ def adaptive_hig(
         is_usable = is_finite & (found.agreement > 0)
         step = jnp.where(is_usable, found.direction, 0)
 
-        rate, progress = rate_at(learning_rate, state.num_updates, work), state.progress
+        rate, progress = jnp.asarray(numbers["rate"], work), state.progress
         if progress is not None and recipe.patience is not None:
             progress = progress.seen(model.loss, recipe.patience)
             rate *= progress.factor.astype(work)
@@ -375,10 +397,10 @@ class _Model(NamedTuple):
     """``new rows -> loss(y) - loss(new rows)``, not finite where the new rows are not."""
 
 
-def _model(loss_fn: LossFn | None, at: Linearised, batch: Tree) -> _Model:
+def _model(loss_fn: LossFn | None, at: Linearised) -> _Model:
     y = at.y
     if loss_fn is not None:
-        loss_at = loss_of_rows(loss_fn, at, batch)
+        loss_at = loss_of_rows(loss_fn, at)
         loss, g = jax.value_and_grad(loss_at)(y)
         norm = jnp.linalg.norm(g)
         unit = g / jnp.where(norm > 0, norm, 1)
@@ -387,7 +409,7 @@ def _model(loss_fn: LossFn | None, at: Linearised, batch: Tree) -> _Model:
         curvature = jnp.vdot(unit, curved, precision="highest")
         return _Model(loss, g, curvature, lambda new: loss - loss_at(new))
 
-    scale = 1 / (at.samples.size or 1)
+    scale = 1 / (at.num_samples or 1)
 
     def decrease(new: Array) -> Array:
         # Not as a difference of two sums, which would carry the rounding of the sums.

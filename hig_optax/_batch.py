@@ -58,10 +58,7 @@ def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
     # A None in the batch is no leaf to JAX, but it is one to a tree of axes: keep its place.
     paths, treedef = jax.tree.flatten_with_path(batch, is_leaf=_is_none)
     leaves = [leaf for _, leaf in paths]
-    axes = [
-        None if leaf is None else axis
-        for leaf, axis in zip(leaves, sample_axes(batch_axis, batch), strict=True)
-    ]
+    axes = sample_axes(batch_axis, batch)
     if all(axis is None for axis in axes):
         raise ValueError(
             f"batch must hold an array with a sample axis, got {jax.tree.structure(batch)} with batch_axis="
@@ -111,7 +108,7 @@ def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
 
 
 def sample_axes(batch_axis: Tree, batch: Tree) -> list[int | None]:
-    """The sample axis of each leaf of a batch, Nones in the batch counted as leaves.
+    """The sample axis of each leaf of a batch, Nones in it counted as leaves; None for leaves that all share.
 
     Raises:
         ValueError: `batch_axis` is no prefix of `batch`.
@@ -123,7 +120,9 @@ def sample_axes(batch_axis: Tree, batch: Tree) -> list[int | None]:
             f"batch_axis must be an int, None, or a tree of them that is a prefix of batch, got {batch_axis} "
             f"for a batch of structure {jax.tree.structure(batch)}."
         ) from error
-    return jax.tree.leaves(axes, is_leaf=_is_none)
+    leaves = jax.tree.leaves(batch, is_leaf=_is_none)
+    of_leaves = jax.tree.leaves(axes, is_leaf=_is_none)
+    return [None if leaf is None else axis for leaf, axis in zip(leaves, of_leaves, strict=True)]
 
 
 def _is_none(node: Any) -> bool:

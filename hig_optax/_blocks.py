@@ -90,6 +90,19 @@ class Outer(NamedTuple):
                     total += term + term.transpose(2, 3, 0, 1)
         return total.reshape(b * r, b * r)
 
+    def gram_with(self, other: "Outer") -> Float[Array, "m M"]:
+        """J times the transpose of the same columns' J on other samples."""
+        b, r, positions, _ = self.delta.shape
+        rows = other.delta.shape[0] * r
+        total = jnp.zeros((b, r, rows // r, r), self.delta.dtype)
+        for t in range(positions):
+            for u in range(positions):
+                of_a = dot(self.a[:, t], other.a[:, u].T)[:, None, :, None]
+                left = self.delta[:, :, t].reshape(b * r, -1)
+                right = other.delta[:, :, u].reshape(rows, -1)
+                total += of_a * dot(left, right.T).reshape(total.shape)
+        return total.reshape(b * r, rows)
+
     def matvec(self, x: Float[Array, " n"]) -> Float[Array, " m"]:
         """``x -> J x``."""
         out = dot(self.a, x.reshape(self.a.shape[2], -1))
@@ -111,6 +124,11 @@ class Blocks(NamedTuple):
     """J, block of columns by block of columns, in the order of the parameters."""
 
     blocks: tuple[Dense | Outer, ...]
+
+    @property
+    def devices(self) -> None:
+        """J is not shared."""
+        return
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -140,6 +158,10 @@ class Blocks(NamedTuple):
         """J Jᵀ."""
         first, *rest = (block.gram() for block in self.blocks)
         return sum(rest, first)
+
+    def column_gram(self) -> Float[Array, "n n"]:
+        """JᵀJ."""
+        return symmetric_product(self.written_out().T)
 
     def matvec(self, x: Float[Array, " n"]) -> Float[Array, " m"]:
         """``x -> J x``."""

@@ -1,7 +1,7 @@
 """What the steps that were tried say about the next: its damping, and how far to go on one batch."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,9 @@ LOSS_OF_FACTOR, GAIN_OF_FACTOR, MIN_FACTOR = 3e-3, 3e-4, 0.03
 SHORT_AVERAGE = 1 / 5
 
 
-def rate_at(learning_rate: Rate, num_updates: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
+def rate_at(learning_rate: Rate, num_updates: Int[Array, ""]) -> Scalar:
     """A learning rate, or what a schedule says it is after so many updates."""
-    rate = learning_rate(num_updates) if callable(learning_rate) else learning_rate
-    return jnp.asarray(rate, dtype)
+    return learning_rate(num_updates) if callable(learning_rate) else learning_rate
 
 
 def share_within(

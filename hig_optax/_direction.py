@@ -12,7 +12,10 @@ from hig_optax._blocks import Blocks, Dense
 from hig_optax._filters import cut, gradient_weights
 from hig_optax._float64 import dot, float64_island, power_of_two
 from hig_optax._gram import ColumnGram, RowGram
+from hig_optax._shares import ColumnShare, RowShare
 from hig_optax._types import Factors, Known, Scalar
+
+Matrix = Blocks | ColumnShare | RowShare | RowGram | ColumnGram
 
 RowBlocks = tuple[tuple[str, int], ...]
 """Names and numbers of rows of blocks, in the order of the rows."""
@@ -53,7 +56,7 @@ class Scaling(NamedTuple):
 
 
 def half_inverse_direction(
-    J: Float[Array, "m n"] | Blocks,
+    J: Float[Array, "m n"] | Blocks | ColumnShare | RowShare,
     gradient: Float[Array, " n"],
     cotangent: Float[Array, " m"] | None,
     *,
@@ -103,13 +106,13 @@ def half_inverse_direction(
         Schnell, Holl and Thuerey, Half-Inverse Gradients for Physical Deep Learning, ICLR 2022: the update
         built from the half-inverse of the stacked Jacobian.
     """
-    J = J if isinstance(J, Blocks) else Blocks((Dense(J),))
+    J = Blocks((Dense(J),)) if isinstance(J, jax.Array) else J
     previous = None if scaling is None else scaling.previous
     known = tuple(x if x is None else Known(x) for x in (gradient, cotangent, previous))
     settings = tuple(jnp.asarray(x, J.dtype) for x in (exponent, rtol, atol, damping))
     data_eps = float(jnp.finfo(J.dtype).eps)
 
-    def compute(J: Blocks, known: tuple, scaling: Scaling | None, settings: tuple) -> Direction:
+    def compute(J: Matrix, known: tuple, scaling: Scaling | None, settings: tuple) -> Direction:
         return decompose(
             J,
             known,
@@ -300,7 +303,7 @@ def krylov_step(
 
 
 def decompose(
-    J: Blocks | RowGram | ColumnGram,
+    J: Matrix,
     known: tuple[Known, Known | None, Known | None],
     scaling: Scaling | None,
     settings: tuple[Array, Array, Array, Array],
@@ -329,8 +332,8 @@ def decompose(
     # A decomposition of NaN costs a full iteration, and what it returns depends on the backend.
     J = J.zero_unless(is_finite)
     if solver == "svd":
-        assert isinstance(J, Blocks), "a Gram matrix is no matter for an SVD"
-        factors = _svd.factorise(J.written_out())
+        assert not isinstance(J, (RowGram, ColumnGram)), "a Gram matrix is no matter for an SVD"
+        factors = _svd.factorise(J.written_out(), shape=J.shape, devices=J.devices)
     else:
         factors = _gram.factorise(J, data_eps=data_eps)
     s = factors.s
@@ -357,7 +360,9 @@ def decompose(
         of_rows = factors.row_coefficients(cotangent)
         all_coefficients, unit = s * of_rows, (J_unit / h_unit) * g_unit
         total, agreement = jnp.sum(jnp.square(all_coefficients)), None
-        pulled = J.rmatvec(cotangent.vector) if isinstance(J, Blocks) else cotangent.image
+        pulled = (
+            cotangent.image if isinstance(J, (RowGram, ColumnGram)) else J.rmatvec(cotangent.vector)
+        )
         if pulled is not None:
             agreement = cosine(gradient.vector, pulled)
     coefficients = jnp.where(keep, all_coefficients, 0)
@@ -459,13 +464,11 @@ def _ratio(a: Array, b: Array) -> Array:
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
-def _in_own_unit(
-    J: Blocks | RowGram | ColumnGram,
-) -> tuple[Blocks | RowGram | ColumnGram, Float[Array, ""], Bool[Array, ""]]:
-    if isinstance(J, Blocks):
-        unit, is_finite = _unit(J.largest())
-        return J.divided(unit), unit, is_finite
-    return J, J.unit, jnp.isfinite(J.unit)
+def _in_own_unit(J: Matrix) -> tuple[Matrix, Float[Array, ""], Bool[Array, ""]]:
+    if isinstance(J, (RowGram, ColumnGram)):
+        return J, J.unit, jnp.isfinite(J.unit)
+    unit, is_finite = _unit(J.largest())
+    return J.divided(unit), unit, is_finite
 
 
 def _divided(x: Known, unit: Array) -> Known:

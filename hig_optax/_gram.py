@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from hig_optax._blocks import Blocks, symmetric_product
+from hig_optax._blocks import Blocks
 from hig_optax._float64 import dot
+from hig_optax._shares import ColumnShare, RowShare
 from hig_optax._types import Factors, Known
 
 # An eigenvalue of the Gram matrix carries an error of about ε·σ₁², so a singular value below sqrt(ε)·σ₁
@@ -52,7 +53,9 @@ class ColumnGram(NamedTuple):
         return ColumnGram(jnp.where(condition, self.gram, 0), jnp.where(condition, self.unit, 1))
 
 
-def factorise(J: Blocks | RowGram | ColumnGram, *, data_eps: float) -> Factors:
+def factorise(
+    J: Blocks | ColumnShare | RowShare | RowGram | ColumnGram, *, data_eps: float
+) -> Factors:
     """Decompose J through the eigenvectors of J Jᵀ or Jᵀ J, whichever is smaller.
 
     The other side's vectors are never formed: Vᵀx = Σ⁻¹ Uᵀ J x and V c = Jᵀ U Σ⁻¹ c. Nor, on the row side,
@@ -71,10 +74,12 @@ def factorise(J: Blocks | RowGram | ColumnGram, *, data_eps: float) -> Factors:
         return _by_rows(J.gram, _image, lambda w: w / J.unit, data_eps)
     if isinstance(J, ColumnGram):
         return _by_columns(J.gram, _image, data_eps)
-    if J.shape[0] <= J.shape[1]:
+    if not isinstance(J, RowShare) and J.shape[0] <= J.shape[1]:
         return _by_rows(J.gram(), lambda x: J.matvec(x.vector), J.rmatvec, data_eps)
-    gram = symmetric_product(J.written_out().T)
-    return _by_columns(gram, lambda g: J.rmatvec(g.vector), data_eps)
+    assert not isinstance(J, ColumnShare), (
+        "columns are shared where there are more of them than rows"
+    )
+    return _by_columns(J.column_gram(), lambda g: J.rmatvec(g.vector), data_eps)
 
 
 def _by_rows(

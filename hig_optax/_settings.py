@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hig_optax._types import JacobianMode, LossFn, Rate, ResidualFns, Scalar, Solver, Tree
+from hig_optax._types import (
+    AxisName,
+    JacobianMode,
+    LossFn,
+    Rate,
+    ResidualFns,
+    Scalar,
+    Solver,
+    Tree,
+)
 
 STATIC_ARGS = (
     "residual_fn",
@@ -24,6 +33,7 @@ STATIC_ARGS = (
     "num_matvecs",
     "chunk_size",
     "spectrum_size",
+    "axis_name",
 )
 """Names of the settings that are not numbers to be traced, for ``optax.inject_hyperparams``.
 
@@ -61,6 +71,12 @@ class Settings:
     num_matvecs: int | None = None
     chunk_size: int | None = None
     spectrum_size: int = 64
+    axis_name: AxisName = None
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The settings that may be traced."""
+        return {name: getattr(self, name) for name in ("exponent", "rtol", "atol", "damping")}
 
     def __post_init__(self) -> None:
         if isinstance(self.residual_fn, Mapping):
@@ -72,6 +88,7 @@ class Settings:
         for name in ("max_rank", "num_matvecs", "chunk_size", "spectrum_size"):
             check_count(name, getattr(self, name), optional=name != "spectrum_size")
         _check_batch_axis(self.batch_axis)
+        _check_axis_name(self.axis_name)
         check_choice("jacobian", self.jacobian, get_args(JacobianMode))
         check_choice("solver", self.solver, get_args(Solver))
         if self.num_matvecs is not None and self.solver not in ("auto", "krylov"):
@@ -171,6 +188,14 @@ def _check_batch_axis(batch_axis: Tree) -> None:
                 f"batch_axis must be an int, None, or a tree of them, got {_shown(axis)}. "
                 f"{_static_hint(axis)}"
             )
+
+
+def _check_axis_name(name: Any) -> None:
+    names = name if isinstance(name, tuple) else (name,)
+    if name is not None and not all(isinstance(x, str) for x in names):
+        raise TypeError(
+            f"axis_name must be a str, a tuple of them, or None, got {_shown(name)}. {_static_hint(name)}"
+        )
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

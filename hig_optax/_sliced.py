@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hig_optax._blocks import Blocks, Dense, Outer
+from hig_optax._devices import Devices
 from hig_optax._direction import Direction, Scaling, carried_on, cosine, decompose
 from hig_optax._float64 import Wide, float64_island, power_of_two
 from hig_optax._gram import ColumnGram, RowGram
+from hig_optax._shares import ColumnShare
 from hig_optax._slices import (
     Slices,
     assemble_across,
@@ -43,19 +45,34 @@ class SlicedJacobian:
     held: tuple[tuple[slice, Dense | Outer], ...] = ()
     """The blocks that are held, and the columns that each stands for. Only with slices of rows, m <= n."""
 
+    devices: Devices | None = None
+    """Those that share it: then the slices are of this one's share of the columns that are not factored, and
+    the held blocks, all factored, are of its own samples."""
+
     @property
-    def blocks(self) -> Blocks | None:
+    def blocks(self) -> Blocks | ColumnShare | None:
         """What is held, side by side."""
-        return Blocks(tuple(block for _, block in self.held)) if self.held else None
+        if not self.held:
+            return None
+        if self.devices is None:
+            return Blocks(tuple(block for _, block in self.held))
+        outers = [block for _, block in self.held if isinstance(block, Outer)]
+        assert len(outers) == len(self.held)
+        return ColumnShare.of_outers(outers, self.devices, rows=self.shape[0])
 
     def parts(self, x: Float[Array, "n k"]) -> tuple[Array, Array]:
-        """What belongs to the held columns, and what to the others."""
+        """What belongs to the held columns, and what to those of the slices."""
         is_held = self._is_held()
-        return x[np.flatnonzero(is_held)], x[np.flatnonzero(~is_held)]
+        held, others = x[np.flatnonzero(is_held)], x[np.flatnonzero(~is_held)]
+        if self.devices is not None:
+            others = self.devices.own(others, length=self.slices.length)
+        return held, others
 
     def joined(self, held: Float[Array, "h k"], others: Float[Array, "q k"]) -> Array:
         """The inverse of `parts`."""
         is_held = self._is_held()
+        if self.devices is not None:
+            others = self.devices.whole(others, size=self.shape[1] - held.shape[0])
         order = np.argsort(np.concatenate([np.flatnonzero(is_held), np.flatnonzero(~is_held)]))
         return jnp.concatenate([held, others])[order]
 
@@ -122,9 +139,18 @@ def _by_rows(
     sums = (sums_along if J.by_rows else sums_across)(J.slices, X_others)
 
     def compute(
-        sums: tuple, held: Blocks | None, X_held: Array, vectors: tuple, settings: tuple
+        sums: tuple,
+        held: Blocks | ColumnShare | None,
+        X_held: Array,
+        vectors: tuple,
+        settings: tuple,
     ) -> tuple[Direction, Wide]:
         gram, images, unit = _assembled(sums, rows if J.by_rows else None)
+        if J.devices is not None:
+            larger = J.devices.largest(unit)
+            ratio = unit / larger
+            gram, images = J.devices.sum((jnp.square(ratio) * gram, ratio * images))
+            unit = larger
         if held is not None:
             # `where` and not `maximum`, which would prefer the larger of a number and NaN on some backends.
             of_held = power_of_two(held.largest())[0]
@@ -152,11 +178,11 @@ def _by_rows(
     pulled = (transposed_product if J.by_rows else product)(J.slices, W)
 
     def finish(
-        pulled: Array, held: Blocks | None, W: Array, gradient: Array
+        pulled: Array, held: Blocks | ColumnShare | None, W: Array, gradient: Array
     ) -> tuple[Array, Array | None]:
-        if held is not None:
-            of_held = jnp.stack([held.rmatvec(w) for w in W.T], axis=1)
-            pulled = J.joined(of_held, pulled)
+        if held is not None or J.devices is not None:
+            of_held = [] if held is None else [held.rmatvec(w) for w in W.T]
+            pulled = J.joined(jnp.stack(of_held, axis=1) if of_held else pulled[:0], pulled)
         agreement = cosine(gradient, pulled[:, 1]) if W.shape[1] > 1 else None
         return pulled[:, 0], agreement
 

@@ -9,12 +9,14 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from hig_optax._control import rate_at, share_within
+from hig_optax._devices import Devices
 from hig_optax._direction import cosine
+from hig_optax._mesh import Arguments, on_devices, sharded_as
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings, check_learning_rate, check_number
 from hig_optax._sliced import SlicedJacobian
 from hig_optax._step import direction_from, linearise, optimized_columns, size_and_dtype
-from hig_optax._types import JacobianMode, ResidualFns, Scalar, Solver, Spectrum, Tree
+from hig_optax._types import AxisName, JacobianMode, ResidualFns, Scalar, Solver, Spectrum, Tree
 
 
 class SpringState(NamedTuple):
@@ -43,6 +45,7 @@ def spring(
     solver: Solver = "auto",
     num_matvecs: int | None = None,
     spectrum_size: int = 64,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt at a fixed damping that starts each step from a share of the one before.
 
@@ -66,6 +69,7 @@ def spring(
         solver: As in `hig_optax.scale_by_hig`.
         num_matvecs: As in `hig_optax.scale_by_hig`.
         spectrum_size: As in `hig_optax.scale_by_hig`.
+        axis_name: As in `hig_optax.scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``; ``update(grads, state, params, batch=batch)``, where
@@ -111,6 +115,7 @@ def spring(
         num_matvecs=num_matvecs,
         chunk_size=None,
         spectrum_size=spectrum_size,
+        axis_name=axis_name,
     )
     check_number("momentum", momentum, "in [0, 1)", lambda x: 0 <= x < 1)
     if max_step_norm is not None:
@@ -137,10 +142,24 @@ def spring(
         **extra_args: Any,
     ) -> tuple[Tree, SpringState]:
         del extra_args
+        numbers = {
+            "damping": damping,
+            "momentum": momentum,
+            "max_step_norm": max_step_norm,
+            "rate": rate_at(learning_rate, state.num_updates),
+        }
+        arguments = Arguments(numbers, updates, state, params, all_params, batch)
+        new, state = on_devices(update, settings, arguments)
+        return sharded_as(new, params), state
+
+    def update(devices: Devices | None, given: Arguments) -> tuple[Tree, SpringState]:
+        numbers, updates, state, params, all_params, batch = given
+        damping, momentum = numbers["damping"], numbers["momentum"]
+        max_step_norm = numbers["max_step_norm"]
         columns = optimized_columns(settings, params, batch, all_params)
-        at = linearise(settings, columns, batch)
+        at = linearise(settings, columns, batch, devices)
         assert not isinstance(at.J, SlicedJacobian), "only chunks are sliced"
-        samples = at.samples.size or 1
+        samples = at.num_samples or 1
         gradient, y = columns.gradient(updates, at.dtype), at.y.astype(at.dtype)
         carried = jnp.asarray(momentum, at.dtype) * state.previous.astype(at.dtype)
         # Rows and J undivided: λ is multiplied by b instead.
@@ -154,7 +173,7 @@ def spring(
         found = found._replace(agreement=cosine(gradient, at.J.rmatvec(y)))
         is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction))
         step = jnp.where(is_finite, found.direction + carried, 0)
-        size = rate_at(learning_rate, state.num_updates, at.dtype)
+        size = jnp.asarray(numbers["rate"], at.dtype)
         if max_step_norm is not None:
             norm = jnp.abs(size) * jnp.linalg.norm(step)
             size *= share_within(norm, jnp.asarray(max_step_norm, at.dtype))[0]

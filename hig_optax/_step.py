@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from hig_optax._batch import Samples, take_apart
 from hig_optax._blocks import Blocks, Dense
 from hig_optax._columns import Columns
+from hig_optax._devices import Devices
 from hig_optax._direction import (
     Direction,
     RowBlocks,
@@ -38,8 +39,10 @@ from hig_optax._plan import (
 from hig_optax._residual import Rows, trace_rows
 from hig_optax._row_blocks import RowBlock, blockwise_jacobian, split_batch, stacked
 from hig_optax._settings import Settings, check_passed
+from hig_optax._shares import ColumnShare, RowShare
 from hig_optax._sliced import SlicedJacobian, sliced_direction
-from hig_optax._taps import Tapped, find_taps
+from hig_optax._spread import shared_jacobian, shared_maps
+from hig_optax._taps import find_taps
 from hig_optax._types import LossFn, ResidualFn, Tree
 from hig_optax._wrappers import placeholder_type, refuse_multi_steps
 
@@ -75,7 +78,7 @@ class Layout(NamedTuple):
     rows: Rows
     samples: Samples
     shape: tuple[int, int]
-    """(m, n) of J."""
+    """(m, n) of J, with the rows of all devices."""
     dtype: Any
     """Dtype of J."""
     mode: Literal["reverse", "forward"]
@@ -94,8 +97,10 @@ class Layout(NamedTuple):
         return self.samples.size or self.shape[self.mode == "forward"]
 
 
-def lay_out(settings: Settings, columns: Columns, batch: Tree) -> Layout:
-    """Look at the residual on a batch; only shapes and dtypes matter.
+def lay_out(
+    settings: Settings, columns: Columns, batch: Tree, devices: Devices | None = None
+) -> Layout:
+    """Look at the residual on a batch, of several devices on this one's part; only shapes and dtypes matter.
 
     Raises:
         TypeError: Rows that are not floating-point numbers.
@@ -119,10 +124,11 @@ def lay_out(settings: Settings, columns: Columns, batch: Tree) -> Layout:
         columns=columns.view.size,
         has_custom_vjp=rows.has_custom_vjp,
     )
+    num_samples = samples.size if devices is None else devices.num_samples
     return Layout(
         rows,
         samples,
-        ((samples.size or 1) * rows.view.size, columns.view.size),
+        ((num_samples or 1) * rows.view.size, columns.view.size),
         min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits),
         mode,
         blocks,
@@ -134,35 +140,49 @@ class Linearised(NamedTuple):
 
     rows: Rows
     samples: Samples
+    batch: Tree
+    """The samples of all devices, where there is a loss to take of their rows."""
+    devices: Devices | None
     y: Float[Array, " m"]
-    J: Blocks | SlicedJacobian | LinearMaps
+    J: Blocks | SlicedJacobian | ColumnShare | RowShare | LinearMaps
     dtype: Any
     solver: Any
     row_blocks: RowBlocks = ()
 
+    @property
+    def num_samples(self) -> int | None:
+        """Number of samples of the whole batch, as `Samples.size`."""
+        return self.samples.size if self.devices is None else self.devices.num_samples
+
     def evaluate(self, parts: tuple[Array, ...], chunk_size: int | None) -> Float[Array, " m"]:
         """The rows of the same batch at other values of the parameters."""
-        return stacked_rows(self.rows, parts, self.samples, chunk_size=chunk_size)
+        y = stacked_rows(self.rows, parts, self.samples, chunk_size=chunk_size)
+        return y if self.devices is None else self.devices.whole(y, size=self.y.size)
 
 
-def linearise(settings: Settings, columns: Columns, batch: Tree) -> Linearised:
-    """Rows and Jacobian of a batch.
+def linearise(
+    settings: Settings, columns: Columns, batch: Tree, devices: Devices | None = None
+) -> Linearised:
+    """Rows and Jacobian of a batch, of which each device has its own samples if there are several.
 
     Raises:
         TypeError: Rows that are not floating-point numbers.
-        ValueError: `batch` or the rows do not fit; a call within ``shard_map`` or ``pmap``.
+        ValueError: `batch` or the rows do not fit.
     """
-    _refuse_manual_axes()
-    layout = lay_out(settings, columns, batch)
+    layout = lay_out(settings, columns, batch, devices)
     rows, samples, dtype = layout.rows, layout.samples, layout.dtype
+    if devices is not None and settings.loss_fn is not None:
+        batch = devices.whole_batch(batch, settings.batch_axis)
     solver = choose_solver(settings.solver, dtype=dtype, rtol=settings.rtol)
     if solver == "krylov":
         if rows.has_custom_vjp:
             refuse_custom_vjp()
-        y, maps = linear_maps(
-            rows, columns.parts, samples, chunk_size=settings.chunk_size, dtype=dtype
-        )
-        return Linearised(rows, samples, y, maps, dtype, solver, layout.row_blocks)
+        keywords: dict[str, Any] = {"chunk_size": settings.chunk_size, "dtype": dtype}
+        if devices is None:
+            y, maps = linear_maps(rows, columns.parts, samples, **keywords)
+        else:
+            y, maps = shared_maps(rows, columns.parts, samples, devices, **keywords)
+        return Linearised(rows, samples, batch, devices, y, maps, dtype, solver, layout.row_blocks)
     if layout.blocks:
         y, whole = blockwise_jacobian(
             layout.blocks,
@@ -171,23 +191,29 @@ def linearise(settings: Settings, columns: Columns, batch: Tree) -> Linearised:
             chunk_size=settings.chunk_size,
             dtype=dtype,
         )
-        held = Blocks((Dense(_gathered(whole)),))
-        return Linearised(rows, samples, _gathered(y), held, dtype, solver, layout.row_blocks)
-    y, J = _jacobian(settings, layout, columns, solver=solver)
-    return Linearised(rows, samples, y, J, dtype, solver)
+        held = Blocks((Dense(whole),))
+        return Linearised(rows, samples, batch, devices, y, held, dtype, solver, layout.row_blocks)
+    y, J = _jacobian(settings, layout, columns, devices, solver=solver)
+    return Linearised(rows, samples, batch, devices, y, J, dtype, solver)
 
 
-def find_direction(settings: Settings, columns: Columns, updates: Tree, batch: Tree) -> Direction:
-    """The direction on one batch.
+def find_direction(
+    settings: Settings,
+    columns: Columns,
+    updates: Tree,
+    batch: Tree,
+    devices: Devices | None = None,
+) -> Direction:
+    """The direction on one batch, as `linearise` takes it.
 
     Raises:
         TypeError: Rows that are not floating-point numbers.
-        ValueError: `updates`, `batch` or the rows do not fit; a call within ``shard_map`` or ``pmap``.
+        ValueError: `updates`, `batch` or the rows do not fit.
     """
-    at = linearise(settings, columns, batch)
+    at = linearise(settings, columns, batch, devices)
     cotangent = None
     if settings.loss_fn is not None:
-        cotangent = jax.grad(loss_of_rows(settings.loss_fn, at, batch))(at.y).astype(at.dtype)
+        cotangent = jax.grad(loss_of_rows(settings.loss_fn, at))(at.y).astype(at.dtype)
     return direction_from(settings, at, columns.gradient(updates, at.dtype), cotangent)
 
 
@@ -252,21 +278,34 @@ def _trace(residual_fn: ResidualFn, columns: Columns, samples: Samples, name: st
 
 
 def _jacobian(
-    settings: Settings, layout: Layout, columns: Columns, *, solver: Literal["svd", "gram"]
-) -> tuple[Array, Blocks | SlicedJacobian]:
+    settings: Settings,
+    layout: Layout,
+    columns: Columns,
+    devices: Devices | None,
+    *,
+    solver: Literal["svd", "gram"],
+) -> tuple[Array, Blocks | SlicedJacobian | ColumnShare | RowShare]:
     """Rows and Jacobian.
 
     Where its Gram matrix is all that is wanted of it, what can be is factored, and what is left comes in
-    slices if it should not be held.
+    slices if it should not be held. Several devices hold a share of it each.
     """
     rows, samples, shape, dtype, mode, _ = layout
     parts, chunk_size = columns.parts, settings.chunk_size
     keywords: dict[str, Any] = {"chunk_size": chunk_size, "dtype": dtype}
-    if solver == "svd" or _is_explicitly_sharded():
+    tapped = None
+    # Factors pay where the row side is the short one.
+    pays = mode == "reverse" and samples.size is not None and shape[0] <= shape[1]
+    if solver == "gram" and pays:
+        tapped = find_taps(rows.evaluate, parts, samples.example)
+    if devices is not None:
+        return shared_jacobian(
+            rows, parts, samples, devices, mode=mode, tapped=tapped, solver=solver, **keywords
+        )
+    if solver == "svd":
         y, J = stacked_jacobian(rows, parts, samples, mode=mode, **keywords)
-        return _gathered(y), Blocks((Dense(_gathered(J)),))
+        return y, Blocks((Dense(J),))
 
-    tapped = _find_taps(rows, columns, samples) if mode == "reverse" else None
     plain = [i for i in range(len(parts)) if tapped is None or i not in tapped.matrices]
     is_held = (
         chunk_size is None
@@ -288,33 +327,15 @@ def _jacobian(
     return y, SlicedJacobian(slices, by_rows, shape, dtype, held)
 
 
-def _find_taps(rows: Rows, columns: Columns, samples: Samples) -> Tapped | None:
-    """Weight matrices whose derivatives need not be written out, where the row side is the short one."""
-    if samples.size is None or samples.size * rows.view.size > columns.view.size:
-        return None
-    return find_taps(rows.evaluate, columns.parts, samples.example)
-
-
-def _is_explicitly_sharded() -> bool:
-    return jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-
-
-def _gathered(x: jax.Array) -> jax.Array:
-    """The whole of an array: factorisations refuse one that is sharded over explicit mesh axes."""
-    if _is_explicitly_sharded():
-        return jax.sharding.reshard(x, jax.sharding.PartitionSpec())
-    return x
-
-
 def loss_of_rows(
-    loss_fn: LossFn, at: Linearised, batch: Tree
+    loss_fn: LossFn, at: Linearised
 ) -> Callable[[Float[Array, " m"]], Float[Array, ""]]:
     """The user's loss as a function of the rows as one real vector, (m,)."""
-    unravel, size = at.rows.view.unravel, at.samples.size
+    unravel, size = at.rows.view.unravel, at.num_samples
 
     def loss(y: jax.Array) -> jax.Array:
         tree = unravel(y) if size is None else jax.vmap(unravel)(y.reshape(size, -1))
-        value = loss_fn(tree, batch)
+        value = loss_fn(tree, at.batch)
         is_array = isinstance(value, jax.Array)
         if not is_array or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             what = f"shape {value.shape} and dtype {value.dtype}" if is_array else repr(value)
@@ -325,13 +346,3 @@ def loss_of_rows(
         return value
 
     return loss
-
-
-def _refuse_manual_axes() -> None:
-    axes = jax.sharding.get_abstract_mesh().manual_axes
-    if axes:
-        raise ValueError(
-            f"update was called inside shard_map or pmap over {axes}, where each device would take the "
-            "Jacobian of its own samples only and step along a direction of its own. Call it outside, in a "
-            "jitted step with a sharded batch: jax.jit splits the work itself."
-        )

@@ -1,16 +1,28 @@
 """Half-inverse gradients as Optax transformations."""
 
+import dataclasses
 import operator
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
+from hig_optax._devices import Devices
+from hig_optax._mesh import Arguments, on_devices, sharded_as
 from hig_optax._planning import settled
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings
 from hig_optax._step import find_direction, optimized_columns, size_and_dtype
-from hig_optax._types import JacobianMode, LossFn, ResidualFns, Scalar, Solver, Spectrum, Tree
+from hig_optax._types import (
+    AxisName,
+    JacobianMode,
+    LossFn,
+    ResidualFns,
+    Scalar,
+    Solver,
+    Spectrum,
+    Tree,
+)
 
 
 class ScaleByHigState(NamedTuple):
@@ -43,6 +55,7 @@ def scale_by_hig(
     num_matvecs: int | None = None,
     chunk_size: int | None = None,
     spectrum_size: int = 64,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Precondition gradients by a power of the singular values of the Jacobian of a residual.
 
@@ -101,8 +114,14 @@ def scale_by_hig(
             differentiated anew for every pair of chunks, (number of chunks + 1)/2 times. (A J that is small
             beside its Gram matrix is held and differentiated once.) With ``"svd"`` J is held whatever the
             chunks, and while it is decomposed three times over: 3·m·n numbers. With ``"krylov"`` the samples
-            of a chunk are differentiated anew for every product.
+            of a chunk are differentiated anew for every product. Of d devices each counts samples of its
+            own, and holds m·n/d numbers of J throughout, differentiated once.
         spectrum_size: How many singular values the state keeps.
+        axis_name: Mesh axes that the samples are spread over, one or a tuple. Needed where ``update`` is
+            called within a ``shard_map`` (with ``check_vma=False``) or ``pmap`` whose devices are to step
+            together, each with samples of its own: the incoming gradient is then that of the whole batch's
+            loss, alike on all of them, and so are params, state and updates. Elsewhere None stands for all
+            axes of the mesh of the arguments, and ``()`` for none: the compiler then partitions as it likes.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``. ``update(grads, state, params, batch=batch)`` needs
@@ -118,7 +137,7 @@ def scale_by_hig(
         TypeError: A setting of the wrong kind; parameters or rows that are not floating-point numbers.
         ValueError: A setting out of range; `params`, `batch` or hidden leaves not passed; trees or shapes
             that do not fit; a residual without rows, or one that ignores the parameters; a call within
-            ``shard_map``, ``pmap`` or ``optax.MultiSteps``.
+            ``optax.MultiSteps``, or without `axis_name` within ``shard_map`` or ``pmap``.
 
     Notes:
         In floating point with machine epsilon ε the incoming gradient carries a rounding into every
@@ -176,6 +195,7 @@ def scale_by_hig(
         num_matvecs=num_matvecs,
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
+        axis_name=axis_name,
     )
 
     def init_fn(params: Tree) -> ScaleByHigState:
@@ -191,13 +211,21 @@ def scale_by_hig(
         all_params: Tree | None = None,
         **extra_args: Any,
     ) -> tuple[Tree, ScaleByHigState]:
-        del state, extra_args
+        del extra_args
+        arguments = Arguments(settings.numbers, updates, state, params, all_params, batch)
+        new, state = on_devices(update, settings, arguments)
+        return sharded_as(new, params), state
+
+    def update(devices: Devices | None, given: Arguments) -> tuple[Tree, ScaleByHigState]:
+        numbers, updates, _, params, all_params, batch = given
+        chosen = dataclasses.replace(settings, **numbers)
+        if devices is None:
+            chosen = settled(chosen, params, updates, batch, all_params)
         columns = optimized_columns(settings, params, batch, all_params)
-        chosen = settled(settings, params, updates, batch, all_params)
-        found = find_direction(chosen, columns, updates, batch)
+        found = find_direction(chosen, columns, updates, batch, devices)
         new, is_finite = columns.replace(updates, found.direction, found.is_finite)
         dtype = columns.view.highest_dtype
-        return new, ScaleByHigState(report(found, is_finite, settings.spectrum_size, dtype))
+        return new, ScaleByHigState(report(found, is_finite, spectrum_size, dtype))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -219,6 +247,7 @@ def hig(
     num_matvecs: int | None = None,
     chunk_size: int | None = None,
     spectrum_size: int = 64,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Half-inverse gradients with a learning rate: the optimizer to put into an Optax loop.
 
@@ -247,6 +276,7 @@ def hig(
         num_matvecs: As in `scale_by_hig`.
         chunk_size: As in `scale_by_hig`.
         spectrum_size: As in `scale_by_hig`.
+        axis_name: As in `scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``; ``optax.tree.get(state, "spectrum")`` is the report
@@ -288,6 +318,7 @@ def hig(
         num_matvecs=num_matvecs,
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
+        axis_name=axis_name,
     )
     frozen = [] if mask is None else [optax.masked(optax.set_to_zero(), _inverted(mask))]
     return optax.chain(direction, *frozen, optax.scale_by_learning_rate(learning_rate))

@@ -23,6 +23,8 @@ JacobianMode = Literal["auto", "reverse", "forward"]
 Scalar = float | jax.Array
 Rate = Scalar | Callable[[Any], Any]
 """A learning rate, or a schedule: ``number of updates -> learning rate``."""
+AxisName = str | tuple[str, ...] | None
+"""Axes of a mesh."""
 
 
 class Known(NamedTuple):

@@ -23,7 +23,7 @@ from hig_optax._residual import RealView, Rows, trace_rows
 from hig_optax._settings import check_function
 from hig_optax._spring import spring as spring
 from hig_optax._transform import hig
-from hig_optax._types import JacobianMode, LossFn, ResidualFns, Scalar, Solver, Tree
+from hig_optax._types import AxisName, JacobianMode, LossFn, ResidualFns, Scalar, Solver, Tree
 
 ControlFn = Callable[[Tree, Tree], Tree]
 """``(params, sample) -> u``: what the network says for one sample."""
@@ -53,6 +53,7 @@ def gauss_newton(
     num_matvecs: int | None = None,
     chunk_size: int | None = None,
     spectrum_size: int = 64,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Gauss-Newton by a truncated pseudo-inverse: `hig_optax.hig` with exponent κ = -1.
 
@@ -80,6 +81,7 @@ def gauss_newton(
         num_matvecs: As in `hig_optax.scale_by_hig`.
         chunk_size: As in `hig_optax.scale_by_hig`.
         spectrum_size: As in `hig_optax.scale_by_hig`.
+        axis_name: As in `hig_optax.scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``, as from `hig_optax.hig`.
@@ -119,6 +121,7 @@ def gauss_newton(
         num_matvecs=num_matvecs,
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
+        axis_name=axis_name,
     )
 
 
@@ -138,6 +141,7 @@ def levenberg_marquardt(
     num_matvecs: int | None = None,
     chunk_size: int | None = None,
     spectrum_size: int = 64,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt at a fixed damping: `hig_optax.hig` with exponent κ = -1 and damping λ.
 
@@ -165,6 +169,7 @@ def levenberg_marquardt(
         num_matvecs: As in `hig_optax.scale_by_hig`.
         chunk_size: As in `hig_optax.scale_by_hig`.
         spectrum_size: As in `hig_optax.scale_by_hig`.
+        axis_name: As in `hig_optax.scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``, as from `hig_optax.hig`.
@@ -205,6 +210,7 @@ def levenberg_marquardt(
         num_matvecs=num_matvecs,
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
+        axis_name=axis_name,
     )
 
 
@@ -228,6 +234,7 @@ def adaptive_levenberg_marquardt(
     num_matvecs: int | None = None,
     chunk_size: int | None = None,
     spectrum_size: int = 64,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt with damping by success: `hig_optax.adaptive_hig` with exponent κ = -1.
 
@@ -253,6 +260,7 @@ def adaptive_levenberg_marquardt(
         num_matvecs: As in `hig_optax.scale_by_hig`.
         chunk_size: As in `hig_optax.scale_by_hig`.
         spectrum_size: As in `hig_optax.scale_by_hig`.
+        axis_name: As in `hig_optax.scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``, as from `hig_optax.adaptive_hig`.
@@ -299,6 +307,7 @@ def adaptive_levenberg_marquardt(
         num_matvecs=num_matvecs,
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
+        axis_name=axis_name,
     )
 
 

@@ -61,6 +61,9 @@ SETTINGS = [
     ({"chunk_size": jnp.int32(4)}, TypeError, "chunk_size must be a Python int.*static_args"),
     ({"spectrum_size": None}, TypeError, "spectrum_size must be a Python int"),
     ({"spectrum_size": True}, TypeError, "spectrum_size must be a Python int"),
+    ({"axis_name": 0}, TypeError, "axis_name must be a str"),
+    ({"axis_name": ("data", None)}, TypeError, "axis_name must be a str"),
+    ({"axis_name": jnp.zeros(2)}, TypeError, "axis_name must be a str.*static_args"),
     ({"batch_axis": 0.0}, TypeError, "batch_axis must be an int, None, or a tree of them"),
     ({"batch_axis": jnp.int32(0)}, TypeError, "batch_axis .* static_args=hig_optax.STATIC_ARGS"),
     ({"loss_fn": 3.0}, TypeError, "loss_fn must be a function"),
@@ -297,21 +300,42 @@ def test_wrapped_in_masked_or_partition():
             wrapped.update(params, state, params, batch=BATCH, all_params=[1.0])
 
 
-@pytest.mark.devices
 def test_inside_shard_map_and_pmap():
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    """One device is enough for the axes to be there."""
+    mesh = jax.make_mesh(
+        (1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
+    )
     P = jax.sharding.PartitionSpec
     opt = hig_optax.scale_by_hig(residual)
 
     def local(batch):
         return opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=batch)[0]
 
+    where = "inside shard_map or pmap over .* where each device would"
+
+    def step(**settings):
+        return jax.shard_map(local, mesh=mesh, in_specs=P("d"), out_specs=P(), **settings)
+
     for check_vma in (True, False):
-        step = jax.shard_map(local, mesh=mesh, in_specs=P("d"), out_specs=P(), check_vma=check_vma)
-        with pytest.raises(ValueError, match="inside shard_map or pmap"):
-            step(BATCH)
-    with pytest.raises(ValueError, match="inside shard_map or pmap"):
-        jax.pmap(local)(jax.tree.map(lambda x: x[:, None], BATCH))
+        with pytest.raises(ValueError, match=where):
+            step(check_vma=check_vma)(BATCH)
+    with pytest.raises(ValueError, match=where):
+        jax.pmap(local)(jax.tree.map(lambda x: x[None], BATCH))
+    opt = hig_optax.scale_by_hig(residual, axis_name="other")
+    with pytest.raises(ValueError, match="axis_name must name axes of the shard_map or pmap"):
+        step(check_vma=False)(BATCH)
+    opt = hig_optax.scale_by_hig(residual, axis_name="d")
+    with pytest.raises(ValueError, match=r"checks what varies over its axes.*check_vma=False"):
+        step(check_vma=True)(BATCH)
+    opt = hig_optax.scale_by_hig(residual, axis_name="d", batch_axis=None)
+    with pytest.raises(ValueError, match=r"residual_fn takes the whole batch.*or is a dict"):
+        step(check_vma=False)(BATCH)
+
+
+def test_an_axis_that_no_mesh_has():
+    opt = hig_optax.scale_by_hig(residual, axis_name="data")
+    with pytest.raises(ValueError, match=r"axis_name must name axes of a mesh.*there is no mesh"):
+        opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=BATCH)
 
 
 NOT_FINITE = [np.nan, np.inf, -np.inf]

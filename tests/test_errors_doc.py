@@ -75,10 +75,6 @@ def test_every_row_is_an_error_of_the_source(fragment):
     assert any(occurs(fragment, message) for _, message in MESSAGES)
 
 
-# What is left out, and the test that provokes it where this one cannot.
-ELSEWHERE = {"inside shard_map or pmap"}  # test_inside_shard_map_and_pmap, on eight devices
-
-
 def raise_statements():
     """(file, first and last line, message) of every error that the core raises by itself."""
     for path in SOURCES:
@@ -161,7 +157,6 @@ def test_every_error_is_observed(monkeypatch):
         (name, first, message)
         for name, first, last, message in raise_statements()
         if not any(file == name and first <= line <= last for file, line in seen)
-        and not any(words in message for words in ELSEWHERE)
     ]
     assert missed == []
     assert inputs > 100
