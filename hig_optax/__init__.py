@@ -6,8 +6,8 @@ from hig_optax._accumulate import accumulate as accumulate
 from hig_optax._adaptive import AdaptiveHigState as AdaptiveHigState
 from hig_optax._adaptive import adaptive_hig as adaptive_hig
 from hig_optax._linen import apply_gradients as apply_gradients
-from hig_optax._planning import Option as Option
-from hig_optax._planning import Plan as Plan
+from hig_optax._options import Option as Option
+from hig_optax._options import Plan as Plan
 from hig_optax._planning import plan as plan
 from hig_optax._settings import STATIC_ARGS as STATIC_ARGS
 from hig_optax._transform import ScaleByHigState as ScaleByHigState

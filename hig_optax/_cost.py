@@ -78,6 +78,8 @@ _ALIASES = {
 }
 # What reads its arguments from memory and writes its results there. All else is fused with what follows.
 _KEPT = {
+    "all_gather",
+    "all_to_all",
     "concatenate",
     "cond",
     "conv_general_dilated",
@@ -86,6 +88,9 @@ _KEPT = {
     "dynamic_update_slice",
     "fft",
     "pad",
+    "pmax",
+    "ppermute",
+    "psum",
     "rev",
     "scan",
     "sort",

@@ -9,13 +9,15 @@ import jax
 
 from hig_optax._columns import Columns
 from hig_optax._cost import cost_of
+from hig_optax._devices import Devices
 from hig_optax._float64 import backend_has_float64
+from hig_optax._mesh import Arguments, Update, on_devices
+from hig_optax._options import Option, Plan, Solver
 from hig_optax._plan import exact_solver
 from hig_optax._settings import Settings, check_number
 from hig_optax._step import find_direction, lay_out, optimized_columns
+from hig_optax._traffic import collectives
 from hig_optax._types import ResidualFns, Tree
-
-Solver = Literal["svd", "gram", "krylov"]
 
 AUTO_MEMORY = 4 * 2**30
 """Bytes that ``solver="auto"`` keeps a step within, where it can: the same on every machine."""
@@ -47,67 +49,15 @@ class _Layout(NamedTuple):
     number: int
     number_of_samples: int | None
     has_custom_vjp: bool
+    devices: int
 
 
-class Option(NamedTuple):
-    """One way to take a step; see `plan`."""
+class _Call(NamedTuple):
+    """A call of ``update``."""
 
-    solver: Solver
-    """As in `scale_by_hig`."""
-
-    chunk_size: int | None
-    """As in `scale_by_hig`."""
-
-    flops: float
-    """Floating-point operations of a step, a multiplication and an addition counted as two."""
-
-    peak_bytes: int
-    """Most bytes that a step holds at once besides params, gradient and batch."""
-
-
-class Plan(NamedTuple):
-    """What a step will cost; printed, a small table. See `plan`."""
-
-    rows: int
-    """m, rows of J: numbers that the residual returns for the whole batch, a complex one counted twice."""
-
-    columns: int
-    """n, columns of J: numbers that are optimized."""
-
-    jacobian: Literal["reverse", "forward"]
-    """How J is differentiated where it is formed."""
-
-    memory_budget: int
-    """Bytes."""
-
-    options: tuple[Option, ...]
-    """What was weighed, in the order of preference."""
-
-    chosen: Option
-    """The one that a step will take."""
-
-    reason: str
-    """Why that one."""
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What to give to an optimizer for the chosen option: ``hig(1.0, residual_fn, **plan.settings)``."""
-        return {"solver": self.chosen.solver, "chunk_size": self.chosen.chunk_size}
-
-    def __str__(self) -> str:
-        head = (
-            f"{self.rows} rows x {self.columns} columns, {self.jacobian} mode, "
-            f"budget {_in_bytes(self.memory_budget)}"
-        )
-        lines = [head, "  solver  chunk_size       flops        peak"]
-        for option in self.options:
-            mark = "*" if option == self.chosen else " "
-            size = "all" if option.chunk_size is None else option.chunk_size
-            lines.append(
-                f"{mark} {option.solver:6}  {size!s:>10}  {option.flops:10.2g}  "
-                f"{_in_bytes(option.peak_bytes):>10}"
-            )
-        return "\n".join([*lines, f"* {self.reason}"])
+    arguments: Arguments
+    evaluate: Callable[[Update, Settings, Arguments], Any]
+    """As `on_devices`."""
 
 
 def plan(
@@ -131,7 +81,9 @@ def plan(
     Args:
         residual_fn: As in `scale_by_hig`.
         params: The parameters; arrays, or ``jax.ShapeDtypeStruct`` in their place.
-        batch: A batch; arrays, or ``jax.ShapeDtypeStruct`` in their place.
+        batch: A batch; arrays, or ``jax.ShapeDtypeStruct`` in their place. Of a batch that is sharded over a
+            mesh, or under ``jax.set_mesh``, the plan is that of each device, and says what it receives from
+            the others; a ``jax.sharding.AbstractMesh`` of devices that are not there will do.
         memory_budget: Bytes. None: 4 GiB, the budget of ``solver="auto"``, which does not hold where J has
             less than 16 million entries.
         settings: Settings of `scale_by_hig` other than the default. A given `solver` or `chunk_size` is
@@ -164,10 +116,10 @@ def plan(
     if memory_budget is not None:
         check_number("memory_budget", memory_budget, "a positive number of bytes", lambda x: x > 0)
     given = Settings(residual_fn=residual_fn, **settings)
-    trees = (params, params, batch, None)
-    layout = _layout(given, trees)
+    call = _Call(Arguments({}, params, None, params, None, batch), on_devices)
+    layout = _layout(given, call)
     budget = AUTO_MEMORY if memory_budget is None else memory_budget
-    weighed = _weigh(given, trees, layout, budget)
+    weighed = _weigh(given, call, layout, budget)
     options = tuple(option for option, _ in weighed)
     possible = [option for option, is_wanted in weighed if is_wanted]
     least = min(possible, key=lambda option: option.peak_bytes)
@@ -186,24 +138,28 @@ def plan(
             f'at least {least.peak_bytes}, by solver="{least.solver}" with chunk_size={least.chunk_size}. '
             "Raise memory_budget, or take fewer samples."
         )
-    return Plan(*layout.shape, layout.mode, budget, options, chosen, reason)
+    return Plan(*layout.shape, layout.mode, budget, options, chosen, reason, layout.devices)
 
 
-def settled(
-    settings: Settings, params: Tree, updates: Tree, batch: Tree, all_params: Tree
-) -> Settings:
+def settled(settings: Settings, arguments: Arguments, devices: Devices | None) -> Settings:
     """The settings with the solver that ``auto`` stands for, and with chunks where it takes them to fit.
 
     Where nothing fits into the default budget, the least is taken.
+
+    Args:
+        settings: With numbers that may be traced.
+        arguments: Of the update, on several devices as this one sees them.
+        devices: Those that share the batch.
     """
     if settings.solver != "auto":
         return settings
-    trees = (params, updates, batch, all_params)
-    layout = _layout(settings, trees)
+    arguments = arguments._replace(numbers={}, state=None)
+    call = _Call(arguments, lambda update, _, arguments: update(devices, arguments))
+    layout = _layout(settings, call)
     if _is_small(settings, layout):
         return settings
     options = []
-    for option in _possible(settings, trees, layout, AUTO_MEMORY):
+    for option in _possible(settings, call, layout, AUTO_MEMORY):
         options.append(option)
         if option.peak_bytes <= AUTO_MEMORY:
             break
@@ -241,13 +197,13 @@ def _solvers(settings: Settings, layout: _Layout) -> tuple[Solver, ...]:
     return (exact,) if layout.has_custom_vjp else (exact, "krylov")
 
 
-def _possible(settings: Settings, trees: tuple, layout: _Layout, budget: int) -> Iterator[Option]:
+def _possible(settings: Settings, call: _Call, layout: _Layout, budget: int) -> Iterator[Option]:
     for solver in _solvers(settings, layout):
-        yield from _options(settings, trees, layout, budget, solver)
+        yield from _options(settings, call, layout, budget, solver)
 
 
 def _weigh(
-    settings: Settings, trees: tuple, layout: _Layout, budget: int
+    settings: Settings, call: _Call, layout: _Layout, budget: int
 ) -> list[tuple[Option, bool]]:
     """All options, the possible ones first, and whether each is possible."""
     wanted = _solvers(settings, layout)
@@ -256,17 +212,19 @@ def _weigh(
     return [
         (option, solver in wanted)
         for solver in (*wanted, *others)
-        for option in _options(settings, trees, layout, budget, solver)
+        for option in _options(settings, call, layout, budget, solver)
     ]
 
 
 def _options(
-    settings: Settings, trees: tuple, layout: _Layout, budget: int, solver: Solver
+    settings: Settings, call: _Call, layout: _Layout, budget: int, solver: Solver
 ) -> Iterator[Option]:
     """One solver, in smaller and smaller chunks until it fits."""
     for chunk_size in _chunk_sizes(settings, layout, budget, solver):
-        cost = cost_of(_traced(_with(settings, solver, chunk_size), trees, find_direction))
-        option = Option(solver, chunk_size, cost.flops, FIXED + int(MARGIN * cost.peak_bytes))
+        traced = _traced(_with(settings, solver, chunk_size), call, find_direction)
+        cost = cost_of(traced)
+        peak = FIXED + int(MARGIN * cost.peak_bytes)
+        option = Option(solver, chunk_size, cost.flops, peak, collectives(traced))
         yield option
         if option.peak_bytes <= budget:
             return
@@ -287,39 +245,48 @@ def _chunk_sizes(
         size //= SMALLER
 
 
-def _layout(settings: Settings, trees: tuple) -> _Layout:
+def _layout(settings: Settings, call: _Call) -> _Layout:
     found = []
 
-    def look(settings: Settings, columns: Columns, updates: Tree, batch: Tree) -> tuple:
+    def look(
+        settings: Settings, columns: Columns, updates: Tree, batch: Tree, devices: Devices | None
+    ) -> tuple:
         del updates
-        at = lay_out(settings, columns, batch)
+        at = lay_out(settings, columns, batch, devices)
+        has_rule, number = at.rows.has_custom_vjp, 1 if devices is None else devices.number
         found.append(
-            _Layout(at.shape, at.dtype, at.mode, at.number, at.samples.size, at.rows.has_custom_vjp)
+            _Layout(at.shape, at.dtype, at.mode, at.number, at.samples.size, has_rule, number)
         )
         return ()
 
-    _traced(settings, trees, look)
+    _traced(settings, call, look)
     return found[-1]
 
 
-def _traced(settings: Settings, trees: tuple, fun: Callable) -> Any:
-    """The jaxpr of a function of settings, columns, updates and batch."""
-    leaves, treedef = jax.tree.flatten(trees)
+def _traced(settings: Settings, call: _Call, fun: Callable) -> Any:
+    """The jaxpr of a function of settings, columns, updates, batch and devices."""
+    leaves, treedef = jax.tree.flatten(call.arguments)
     is_array = [_is_array(x) for x in leaves]
-    arrays = [
-        jax.ShapeDtypeStruct(x.shape, x.dtype)
-        for x, yes in zip(leaves, is_array, strict=True)
-        if yes
-    ]
+    arrays = [_as_struct(x) for x, yes in zip(leaves, is_array, strict=True) if yes]
+
+    def evaluated(devices: Devices | None, given: Arguments) -> Any:
+        columns = optimized_columns(settings, given.params, given.batch, given.all_params)
+        return fun(settings, columns, given.updates, given.batch, devices)
 
     def traced(arrays: list[Any]) -> Any:
         remaining = iter(arrays)
         values = [next(remaining) if yes else x for x, yes in zip(leaves, is_array, strict=True)]
-        params, updates, batch, all_params = jax.tree.unflatten(treedef, values)
-        columns = optimized_columns(settings, params, batch, all_params)
-        return fun(settings, columns, updates, batch)
+        return call.evaluate(evaluated, settings, jax.tree.unflatten(treedef, values))
 
     return jax.make_jaxpr(traced)(arrays)
+
+
+def _as_struct(x: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array, and its place on a mesh if it has one."""
+    # Within an update the mesh is known already.
+    sharding = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
+    is_on_mesh = isinstance(sharding, jax.sharding.NamedSharding)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding if is_on_mesh else None)
 
 
 def _is_array(x: Any) -> bool:
@@ -327,11 +294,3 @@ def _is_array(x: Any) -> bool:
     dtype = getattr(x, "dtype", None)
     is_none = dtype is None or not hasattr(x, "shape")
     return not is_none and getattr(dtype, "kind", "f") not in "OSU" and dtype != jax.dtypes.float0
-
-
-def _in_bytes(number: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1024
-    return f"{number:.3g} GiB"

@@ -218,9 +218,7 @@ def scale_by_hig(
 
     def update(devices: Devices | None, given: Arguments) -> tuple[Tree, ScaleByHigState]:
         numbers, updates, _, params, all_params, batch = given
-        chosen = dataclasses.replace(settings, **numbers)
-        if devices is None:
-            chosen = settled(chosen, params, updates, batch, all_params)
+        chosen = settled(dataclasses.replace(settings, **numbers), given, devices)
         columns = optimized_columns(settings, params, batch, all_params)
         found = find_direction(chosen, columns, updates, batch, devices)
         new, is_finite = columns.replace(updates, found.direction, found.is_finite)

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "hig_optax"
 
 # Each module may import those of lower rank. Modules of one rank do not know each other.
 RANKS = [
-    {"_types", "_cost"},
+    {"_types", "_cost", "_traffic"},
     {
         "_filters",
         "_float64",
@@ -20,7 +20,7 @@ RANKS = [
         "_batch",
         "_settings",
         "_taps",
-        "_traffic",
+        "_options",
         "_weights",
         "_wrappers",
         "_control",
