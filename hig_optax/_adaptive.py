@@ -109,7 +109,7 @@ class AdaptiveHigState(NamedTuple):
     """Share of the next step at which it is first tried: 1, or less where the last ones failed there."""
 
     progress: Progress | None
-    """Whether the loss of new batches falls, and the `factor` on the steps; None without `patience`."""
+    """Whether the loss of new batches falls, and the `factor` s on the steps; None without `patience`."""
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
@@ -154,13 +154,13 @@ def adaptive_hig(
     tried at still less first; from there lengths grow by 4 a step up to all of it. λ is a multiple of
     the mean of σ²: divided by 3 where the loss fell by more than 3/4 of what the model had promised,
     multiplied by 3 where it fell by less than 1/4, and for every trial that failed. It stays where the step
-    was cut to its bound, where the promise is below the rounding of the loss, and in
-    [`min_relative_damping`, 1e6].
+    was cut to its bound, where the promise is below the rounding of the loss, and in [least damping, 1e6].
 
     On mini-batches the trial is no safeguard: every step can lower the loss of its own batch and still raise
     that of all others. What is known of those is the loss of each new batch before the step on it. While that
-    falls, s is 1; where it no longer does, measured over `patience` batches, s shrinks, and with it the noise
-    that single batches leave in the parameters: a schedule that needs no horizon.
+    falls, s is 1; where it no longer does, measured over `patience` batches, s shrinks, to 0.03 at last, and
+    the least damping rises from `min_relative_damping` to 1, geometrically in s. Both take out the noise that
+    single batches leave in the parameters: a schedule that needs no horizon, for data with noise above all.
 
     The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:
 
@@ -188,7 +188,7 @@ def adaptive_hig(
             zero. May be traced. None: no bound.
         patience: Number of batches over which the loss must have fallen for s not to shrink, at least 1; may
             be traced. None: s = 1.
-        min_relative_damping: Least λ > 0 over the mean of σ²; may be traced.
+        min_relative_damping: Least λ > 0 over the mean of σ² while s = 1; may be traced.
         rtol: As in `scale_by_hig`. The damping takes its place, so that 0 (the noise floor alone) is enough.
         atol: As in `scale_by_hig`.
         max_rank: As in `scale_by_hig`.
@@ -337,9 +337,11 @@ def adaptive_hig(
         step = jnp.where(is_usable, found.direction, 0)
 
         rate, progress = jnp.asarray(numbers["rate"], work), state.progress
+        least_damping = jnp.asarray(recipe.min_relative_damping, state.damping.dtype)
         if progress is not None and recipe.patience is not None:
             progress = progress.seen(model.loss, recipe.patience)
             rate *= progress.factor.astype(work)
+            least_damping = progress.least_damping(least_damping)
         norm = jnp.abs(rate) * jnp.linalg.norm(step)
         share, is_cut = jnp.ones((), work), jnp.zeros((), bool)
         if recipe.max_relative_step is not None:
@@ -362,7 +364,7 @@ def adaptive_hig(
             trial,
             predicted,
             model.loss,
-            jnp.asarray(recipe.min_relative_damping, state.damping.dtype),
+            least_damping,
             is_cut,
             is_usable,
         )

@@ -146,6 +146,37 @@ def test_steps_shrink_where_new_batches_do_not_improve():
     np.testing.assert_allclose(jnp.linalg.norm(updates), after.progress.factor * step_, rtol=1e-5)
 
 
+def test_noise_in_the_data_is_averaged_out():
+    """Noisy targets of a line with 40 parameters, one batch of 8 rows after the other, each row new.
+
+    A constant step follows the noise of the last batches for ever; a loss of new batches that no longer falls
+    makes the steps short and damped.
+    """
+    scales = jnp.logspace(0, -2, 40)
+
+    def rows(w, sample):
+        return sample[0] @ w - sample[1]
+
+    def error(patience):
+        opt = hig_optax.adaptive_hig(rows, patience=patience)
+
+        def body(carry, key):
+            x_key, noise_key = jax.random.split(key)
+            x = scales * jax.random.normal(x_key, (8, 40))
+            batch = (x, x @ jnp.ones(40) + 0.3 * jax.random.normal(noise_key, (8,)))
+            return step(opt, *carry, batch, lambda w, b: half_squares(w, b, rows)), None
+
+        start = (jnp.zeros(40), opt.init(jnp.zeros(40)))
+        keys = jax.random.split(jax.random.key(3), 4000)
+        (w, state), _ = jax.jit(lambda start, keys: jax.lax.scan(body, start, keys))(start, keys)
+        return float(jnp.sum((scales * (w - 1)) ** 2)), state
+
+    found, state = error(200)
+    assert state.damping > 0.1
+    # 5.3e-3; 9.6e-3 with short steps that are not damped, 1.35e-2 with neither.
+    assert found < 0.5 * error(None)[0]
+
+
 SIZE = 6
 
 

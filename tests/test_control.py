@@ -46,6 +46,18 @@ def test_it_recovers_and_has_a_floor():
     assert f[-1] > 2 * MIN_FACTOR
 
 
+def test_the_least_damping_rises_as_the_factor_falls():
+    def at(factor, minimum):
+        progress = Progress.start(jnp.dtype(jnp.float32))._replace(factor=jnp.float32(factor))
+        return progress.least_damping(jnp.float32(minimum))
+
+    np.testing.assert_allclose(at(1.0, 1e-8), 1e-8)
+    np.testing.assert_allclose(at(MIN_FACTOR**0.5, 1e-8), 1e-4, rtol=1e-5)
+    np.testing.assert_allclose(at(MIN_FACTOR, 1e-8), 1.0, rtol=1e-5)
+    # Never less than what was asked for.
+    np.testing.assert_allclose([at(x, 10.0) for x in (1.0, 0.2, MIN_FACTOR)], 10.0)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, -1.0])
 def test_a_loss_without_logarithm_changes_nothing(bad):
     spoiled = np.insert(FALLING, [3, 500, 700], bad)

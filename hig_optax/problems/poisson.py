@@ -94,11 +94,12 @@ class Poisson:
         return {
             "hig": {"batch_size": 64, "learning_rate": 0.01, "rtol": 1e-5},
             "adaptive-hig": {
-                "batch_size": 128,
+                "batch_size": 64,
                 "learning_rate": 1.0,
                 "solver": "krylov",
-                "num_matvecs": 5,
-                "momentum": 0.98,
+                "num_matvecs": 10,
+                "momentum": 0.99,
+                "max_relative_step": 0.01,
             },
             "spring": {
                 "batch_size": 128,
