@@ -131,9 +131,9 @@ class Progress(NamedTuple):
     def least_damping(self, minimum: Float[Array, ""]) -> Float[Array, ""]:
         """The least damping, relative to the mean of σ²: `minimum` at a factor of 1, 1 at the least factor.
 
-        In between it is geometric. Short steps average the noise of many batches, but along small σ, damped by
-        the minimum alone, that noise is so large that the average is no better: a network of 1153 parameters
-        that read noisy targets then got ever worse.
+        In between it is geometric. Short steps average the noise of many batches, but along small σ, damped
+        by the minimum alone, that noise is so large that the average is no better: a network that read noisy
+        targets then got ever worse.
         """
         share = jnp.log(self.factor) / math.log(MIN_FACTOR)
         return jnp.maximum(minimum, jnp.power(minimum, 1 - share).astype(minimum.dtype))
