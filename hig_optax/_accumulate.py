@@ -56,6 +56,9 @@ def accumulate(
         batch_axis: As in `scale_by_hig`, and the same; not None. A leaf that all samples share must be the
             same in all micro-batches of a step.
         reduction: Whether the loss that is differentiated outside is the mean over its samples or their sum.
+            ``"mean"`` averages the gradients of the micro-batches alike, so that it must be a mean over equal
+            numbers. Where one is padded with samples of weight 0, differentiate the weighted sum over a
+            constant, and say ``"sum"``: means over unequal weights do not add up to that of the whole.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``; ``update(grads, state, params, batch=micro_batch)``. If
@@ -176,7 +179,7 @@ def _check_like(batch: Tree, wanted: Tree) -> None:
         raise ValueError(
             f"batch must have the structure, shapes and dtypes of example_batch, {wanted}, got {got}. Give a "
             "micro-batch of the usual size as example_batch; drop a smaller last one, or pad it with samples "
-            "of weight 0 (hig_optax.weighted_residual)."
+            "of weight 0 (hig_optax.weighted_residual) under reduction='sum' and a loss that is a sum."
         )
 
 

@@ -10,10 +10,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from hig_optax._control import Progress, next_damping, rate_at, share_within, shorten_until_lower
+from hig_optax._control import (
+    Progress,
+    is_rounding,
+    next_damping,
+    rate_at,
+    share_within,
+    shorten_until_lower,
+)
 from hig_optax._devices import Devices
 from hig_optax._direction import Scaling
+from hig_optax._krylov import norm
 from hig_optax._mesh import Arguments, on_devices, sharded_as
+from hig_optax._planning import settled
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings, check_learning_rate, check_number
 from hig_optax._step import (
@@ -158,9 +167,10 @@ def adaptive_hig(
 
     On mini-batches the trial is no safeguard: every step can lower the loss of its own batch and still raise
     that of all others. What is known of those is the loss of each new batch before the step on it. While that
-    falls, s is 1; where it no longer does, measured over `patience` batches, s shrinks, to 0.03 at last, and
-    the least damping rises from `min_relative_damping` to 1, geometrically in s. Both take out the noise that
-    single batches leave in the parameters: a schedule that needs no horizon, for data with noise above all.
+    falls, s is 1; where it no longer does, measured over `patience` batches, s shrinks, to 0.001 at last, and
+    the least damping rises from `min_relative_damping` to 1 at s = 0.03, geometrically in s. Both take out
+    the noise that single batches leave in the parameters: a schedule that needs no horizon, for data with
+    noise above all.
 
     The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:
 
@@ -175,9 +185,11 @@ def adaptive_hig(
             errors, y - target: their sum of squares is what is minimised, that of all blocks if there are.
         loss_fn: ``(rows, batch) -> scalar``, as in `scale_by_hig`, for a loss that is no sum of squares. The
             model is then h/2·‖g/h - J·step‖² with g = ∂loss/∂rows and h the curvature along g: exact for any
-            multiple of a sum of squares, else as if the loss were equally curved in all rows. Where h is
-            not positive, the step is as long as the tangent of the loss takes to reach 0, so that such a loss
-            should be bounded by 0.
+            multiple of a sum of squares, else as if the loss were equally curved in all rows. A loss that is
+            straight along g, such as a root mean square or a relative L², is modelled by its square; one that
+            is not positive and not curved upwards, such as the logarithm of a sum of squares, as if it were
+            that of its rows. For losses far from these, a mean of absolute values say, the model promises too
+            much, the damping ends at its maximum, and the steps are those of gradient descent.
         learning_rate: η, a number or a schedule (of `AdaptiveHigState.num_updates`), dimensionless: 1 is the
             step of the model, whatever the scale of the loss. Below 1 the steps of several batches average.
         exponent: κ; may be traced.
@@ -309,31 +321,32 @@ def adaptive_hig(
     def update(devices: Devices | None, given: Arguments) -> tuple[Tree, AdaptiveHigState]:
         numbers, updates, state, params, all_params, batch = given
         columns = optimized_columns(settings, params, batch, all_params)
-        at = linearise(settings, columns, batch, devices)
+        sized = settled(dataclasses.replace(settings, **numbers["settings"]), given, devices)
+        at = linearise(sized, columns, batch, devices)
         model, work = _model(loss_fn, at), at.dtype
         recipe = _decide(numbers["recipe"], rows=at.y.size, columns=columns.view.size)
         scaling = Scaling(
             relative_damping=state.damping.astype(work),
             curvature=model.curvature.astype(work),
-            loss=model.loss.astype(work),
             previous=None if state.previous is None else state.previous.astype(work),
             momentum=jnp.asarray(recipe.momentum, work),
         )
         gradient = columns.gradient(updates, work)
         found = direction_from(
-            dataclasses.replace(settings, **numbers["settings"] | {"exponent": recipe.exponent}),
+            dataclasses.replace(sized, exponent=recipe.exponent),
             at,
             gradient,
             model.cotangent.astype(work),
             scaling,
         )
         assert found.agreement is not None
-        assert found.slope is not None
-        assert found.curvature is not None
+        slope, curvature = found.slope, found.curvature
+        assert slope is not None
+        assert curvature is not None
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction))
         is_finite &= jnp.isfinite(model.loss)
-        is_usable = is_finite & (found.agreement > 0)
+        is_usable = is_finite & (found.agreement > 0) & jnp.isfinite(numbers["rate"])
         step = jnp.where(is_usable, found.direction, 0)
 
         rate, progress = jnp.asarray(numbers["rate"], work), state.progress
@@ -342,27 +355,32 @@ def adaptive_hig(
             progress = progress.seen(model.loss, recipe.patience)
             rate *= progress.factor.astype(work)
             least_damping = progress.least_damping(least_damping)
-        norm = jnp.abs(rate) * jnp.linalg.norm(step)
+        step_norm = jnp.abs(rate) * jnp.linalg.norm(step)
         share, is_cut = jnp.ones((), work), jnp.zeros((), bool)
         if recipe.max_relative_step is not None:
             size = jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(work))) for x in columns.parts))
             bound = jnp.asarray(recipe.max_relative_step, work) * jnp.maximum(size, 1)
-            share, is_cut = share_within(norm, bound)
+            share, is_cut = share_within(step_norm, bound)
 
         trial, reach = shorten_until_lower(
             lambda reach: model.decrease(
-                at.evaluate(columns.moved(-rate * share * reach * step), settings.chunk_size)
+                at.evaluate(columns.moved(-rate * share * reach * step), sized.chunk_size)
             ),
             state.reach.astype(work),
             is_usable,
         )
+
+        def promised(factor: Array) -> Array:
+            return factor * slope - jnp.square(factor) / 2 * curvature
+
+        # With nothing to gain at the length that was tried first, that it failed says nothing about lengths.
+        is_lost = is_rounding(promised(rate * share * state.reach.astype(work)), model.loss)
+        reach = jnp.where(is_lost & ~trial.accepted, state.reach.astype(work), reach)
         share *= trial.reach
-        factor = rate * share
-        predicted = factor * found.slope - jnp.square(factor) / 2 * found.curvature
         damping, gain = next_damping(
             state.damping,
             trial,
-            predicted,
+            promised(rate * share),
             model.loss,
             least_damping,
             is_cut,
@@ -370,7 +388,9 @@ def adaptive_hig(
         )
         taken = jnp.where(trial.accepted, share, 0) * step
         new, is_finite = columns.replace(columns.zeros(updates), -rate * taken, is_finite)
-        dtype = columns.view.highest_dtype
+        dtype, previous = columns.view.highest_dtype, state.previous
+        if previous is not None:
+            previous = jnp.where(is_usable, taken.astype(dtype), previous)
         return new, AdaptiveHigState(
             num_updates=optax.safe_increment(state.num_updates),
             damping=damping.astype(dtype),
@@ -378,14 +398,18 @@ def adaptive_hig(
             accepted=trial.accepted,
             loss=model.loss.astype(dtype),
             trial_loss=(model.loss - trial.decrease).astype(dtype),
-            step_norm=(share * norm).astype(dtype),
-            previous=None if state.previous is None else taken.astype(dtype),
+            step_norm=(share * step_norm).astype(dtype),
+            previous=previous,
             reach=reach.astype(dtype),
             progress=progress,
             spectrum=report(found, is_finite, spectrum_size, dtype),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+# A loss whose second derivative along its gradient is less than this share of that of its square is straight.
+STRAIGHT = 1e-3
 
 
 class _Model(NamedTuple):
@@ -404,11 +428,18 @@ def _model(loss_fn: LossFn | None, at: Linearised) -> _Model:
     if loss_fn is not None:
         loss_at = loss_of_rows(loss_fn, at)
         loss, g = jax.value_and_grad(loss_at)(y)
-        norm = jnp.linalg.norm(g)
-        unit = g / jnp.where(norm > 0, norm, 1)
+        length = norm(g)
+        unit = g / jnp.where(length > 0, length, 1)
         # Reverse over reverse: a loss may hold a function without forward rule.
         curved = jax.grad(lambda y: jnp.vdot(jax.grad(loss_at)(y), unit, precision="highest"))(y)
         curvature = jnp.vdot(unit, curved, precision="highest")
+        # A norm is straight along its rows, up to rounding of either sign. Its square has the same minimum,
+        # and (L²/2)'' / L = L'' + ‖g‖²/L. A loss that is not positive may be the log of a sum of squares.
+        is_positive, size = loss > 0, norm(y)
+        of_square = length * (length / jnp.where(is_positive, loss, 1))
+        of_rows = jnp.vdot(g, y / jnp.where(size > 0, size, 1), precision="highest")
+        bent = jnp.where(is_positive, of_square, of_rows / jnp.where(size > 0, size, 1))
+        curvature = jnp.where(curvature > STRAIGHT * bent, curvature, bent)
         return _Model(loss, g, curvature, lambda new: loss - loss_at(new))
 
     scale = 1 / (at.num_samples or 1)

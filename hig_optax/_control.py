@@ -24,7 +24,9 @@ STATIONARY_IN_EPS = 4
 
 # Per step in which the loss does not fall, the factor of the steps loses this share; in others it regains a
 # tenth of it, since what falls while the factor falls may be the noise alone. It is never below the minimum.
-LOSS_OF_FACTOR, GAIN_OF_FACTOR, MIN_FACTOR = 3e-3, 3e-4, 0.03
+LOSS_OF_FACTOR, GAIN_OF_FACTOR, MIN_FACTOR = 3e-3, 3e-4, 1e-3
+# Where the factor is this or less, steps are damped by the mean of σ² at least.
+DAMPED_FACTOR = 0.03
 # The shorter one of the two averages that are compared, as a share of the longer.
 SHORT_AVERAGE = 1 / 5
 
@@ -85,6 +87,11 @@ def shorten_until_lower(
     return trial, jnp.where(is_usable, jnp.clip(following, MIN_REACH, 1), reach)
 
 
+def is_rounding(predicted: Float[Array, ""], loss: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether a predicted decrease of the loss is lost in the rounding of the loss."""
+    return predicted <= STATIONARY_IN_EPS * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
+
+
 def next_damping(
     damping: Float[Array, ""],
     trial: Trial,
@@ -111,8 +118,7 @@ def next_damping(
     raised = jnp.power(FACTOR, failed.astype(damping.dtype))
     raised = jnp.where((failed == 0) & (gain < POOR_GAIN), FACTOR, raised)
     factor = jnp.where((failed == 0) & (gain > GOOD_GAIN) & ~is_cut, 1 / FACTOR, raised)
-    is_stationary = predicted <= STATIONARY_IN_EPS * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
-    factor = jnp.where(is_usable & ~is_stationary, factor, 1).astype(damping.dtype)
+    factor = jnp.where(is_usable & ~is_rounding(predicted, loss), factor, 1).astype(damping.dtype)
     return jnp.clip(damping * factor, minimum, MAX_DAMPING), jnp.where(is_usable, gain, 0)
 
 
@@ -126,16 +132,16 @@ class Progress(NamedTuple):
     past: Float[Array, ""]
     """Average of log loss over some patience batches: where that is lower, the loss does not fall."""
     factor: Float[Array, ""]
-    """Factor on the steps, in [0.03, 1]; 1 at first."""
+    """Factor on the steps, in [0.001, 1]; 1 at first."""
 
     def least_damping(self, minimum: Float[Array, ""]) -> Float[Array, ""]:
-        """The least damping, relative to the mean of σ²: `minimum` at a factor of 1, 1 at the least factor.
+        """The least damping, relative to the mean of σ²: `minimum` at a factor of 1, 1 at 0.03 and below.
 
         In between it is geometric. Short steps average the noise of many batches, but along small σ, damped
         by the minimum alone, that noise is so large that the average is no better: a network that read noisy
         targets then got ever worse.
         """
-        share = jnp.log(self.factor) / math.log(MIN_FACTOR)
+        share = jnp.minimum(jnp.log(self.factor) / math.log(DAMPED_FACTOR), 1)
         return jnp.maximum(minimum, jnp.power(minimum, 1 - share).astype(minimum.dtype))
 
     @classmethod

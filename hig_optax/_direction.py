@@ -46,9 +46,8 @@ class Scaling(NamedTuple):
     relative_damping: Float[Array, ""]
     """λ over the mean of σ²; added to the absolute damping."""
     curvature: Float[Array, ""]
-    """h, second derivative of the loss in the rows: 1 for ½‖rows‖². Not positive: there is no such model."""
-    loss: Float[Array, ""]
-    """Where there is no model, the step is as long as the tangent takes to fall by this much."""
+    """h, second derivative of the loss in the rows: 1 for ½‖rows‖². Not positive: there is no model, and the
+    step is zero but for what is kept of the previous one."""
     previous: Float[Array, " n"] | None
     """The last step, of which the rows' own part is replaced and `momentum` times the rest is kept."""
     momentum: Float[Array, ""]
@@ -285,11 +284,7 @@ def krylov_step(
     )
     d = found.direction / _unit(found.direction)[0]
     Jd = matvec(d)
-    t = jnp.where(
-        h > 0,
-        _ratio(dot(ahead, Jd), h * jnp.sum(jnp.square(Jd))),
-        _ratio(jnp.maximum(scaling.loss, 0), dot(ahead, Jd)),
-    )
+    t = _ratio(dot(ahead, Jd), h * jnp.sum(jnp.square(Jd)))
     change, agreement = t * Jd + Jp, found.agreement
     if scaling.previous is not None:  # the first vector of the subspace is not the gradient then
         x, of_rows = gradient, rmatvec(cotangent)
@@ -427,22 +422,23 @@ def _scaled(
     p = μ (1 - σ²/(σ²+λ)) Vᵀprevious, where the bracket takes out what the rows decide anew. For κ = -1 and
     t = 1 this is the minimiser of ‖ρ - J·step‖² + λ‖step - μ·previous‖², the step of SPRING.
     """
-    s, h = jnp.where(keep, factors.s, 0), scaling.curvature
+    # What was cut is left alone by this step, but the previous one may move the rows there.
+    is_known = factors.s > factors.floor * factors.s[0]
+    s, h = jnp.where(is_known, factors.s, 0), scaling.curvature
+    e = jnp.where(is_known, e, 0)
     q = weights * s * e
     if previous is None:
         p = replaced = jnp.zeros_like(q)
     else:
-        coefficients = jnp.where(keep, factors.column_coefficients(previous), 0)
-        shrink = jnp.square(s) / jnp.where(keep, jnp.square(s) + damping, 1)
+        coefficients = jnp.where(is_known, factors.column_coefficients(previous), 0)
+        shrink = jnp.where(keep, jnp.square(s) / jnp.where(keep, jnp.square(s) + damping, 1), 0)
         replaced = scaling.momentum * shrink * coefficients
         p = scaling.momentum * coefficients - replaced
     has_model = h > 0
     length = jnp.sum(jnp.square(s * q))
-    against = jnp.sum(s * e * q)
     to_rows = g_unit / (J_unit * jnp.where(has_model, h, 1))
-    t_model = _ratio(to_rows * against - jnp.sum(jnp.square(s) * p * q), length)
-    t_tangent = _ratio(jnp.maximum(scaling.loss, 0) / (J_unit * g_unit), against)
-    t = jnp.where(has_model, t_model, t_tangent)
+    against = to_rows * jnp.sum(s * e * q) - jnp.sum(jnp.square(s) * p * q)
+    t = jnp.where(has_model, _ratio(against, length), 0)
     step = factors.combine(t * q - replaced)
     change = s * (t * q + p)
     slope = J_unit * g_unit * jnp.sum(e * change)

@@ -1,4 +1,4 @@
-"""Blocks of rows with batches of their own lengths, weighted, and padded where the last batch is short."""
+"""Blocks of rows with batches of their own lengths, weighted, padded, and weight decay as one of them."""
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,13 @@ def equation(params, sample):
 residual = {
     "equation": hig_optax.weighted_residual(equation, lambda sample: sample["weight"]),
     "boundary": hig_optax.weighted_residual(u, 10.0),
+    "decay": lambda params, root: jax.tree.map(lambda w: root * w, params),  # of all weights
 }
 
 
 def loss_fn(params, batch):
     rows = {name: jax.vmap(f, (None, 0))(params, batch[name]) for name, f in residual.items()}
-    return sum(jnp.sum(x**2) for x in rows.values())
+    return sum(jnp.sum(x**2) for x in jax.tree.leaves(rows))
 
 
 def padded(x, size):
@@ -39,7 +40,7 @@ TRACES = []
 
 
 def main(steps=100, size=16):
-    opt = hig_optax.hig(0.5, residual, exponent=-1.0, damping=1e-3)
+    opt = hig_optax.adaptive_hig(residual)
     w, b, v = jax.random.normal(jax.random.key(0), (3, 12))
     params = {"w": 2 * w, "b": b, "v": v / 4}
     state = opt.init(params)
@@ -56,7 +57,8 @@ def main(steps=100, size=16):
     for i in range(steps):
         start = i % 3 * size
         batch = {"equation": padded(points[start : start + size], size)}
-        params, state, loss = step(params, state, batch | {"boundary": jnp.array([-1.0, 1.0])})
+        batch |= {"boundary": jnp.array([-1.0, 1.0]), "decay": jnp.sqrt(jnp.array([1e-6]))}
+        params, state, loss = step(params, state, batch)
         losses.append(float(loss))
     return losses
 

@@ -26,7 +26,7 @@ BATCH = {"x": X, "target": jnp.stack([jnp.sin(3 * X), 0.1 * jnp.cos(4 * X)], axi
 
 
 def main(steps=100, seeds=4):
-    opt = hig_optax.hig(0.5, error)
+    opt = hig_optax.adaptive_hig(error)
 
     def train(key):
         def step(carry, _):

@@ -20,7 +20,7 @@ def main(steps=100):
     x = jnp.linspace(-1.0, 1.0, 16)
     batch = {"x": x, "target": jnp.stack([jnp.sin(3 * x), 0.1 * jnp.cos(4 * x)], axis=1)}
     model = eqx.nn.MLP(1, 2, 8, 1, activation=jnp.tanh, key=jax.random.key(0))
-    opt = hig_optax.hig(0.5, lambda arrays, sample: error(eqx.combine(arrays, model), sample))
+    opt = hig_optax.adaptive_hig(lambda arrays, sample: error(eqx.combine(arrays, model), sample))
     state = opt.init(eqx.filter(model, eqx.is_inexact_array))
 
     @eqx.filter_jit

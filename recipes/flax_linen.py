@@ -33,7 +33,7 @@ def main(steps=100):
     x = jnp.linspace(-1.0, 1.0, 16)
     batch = {"x": x, "target": jnp.stack([jnp.sin(3 * x), 0.1 * jnp.cos(4 * x)], axis=1)}
     params = Network().init(jax.random.key(0), x[:1])
-    opt = hig_optax.hig(0.5, error)
+    opt = hig_optax.adaptive_hig(error)
     state = TrainState.create(apply_fn=Network().apply, params=params, tx=opt)
     losses = []
     for _ in range(steps):

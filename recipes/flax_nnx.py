@@ -29,7 +29,7 @@ def main(steps=100):
     x = jnp.linspace(-1.0, 1.0, 16)
     batch = {"x": x, "target": jnp.stack([jnp.sin(3 * x), 0.1 * jnp.cos(4 * x)], axis=1)}
     model = Network(nnx.Rngs(0))
-    opt = hig_optax.hig(0.5, lambda p, s: error(nnx.merge(nnx.graphdef(model), p), s))
+    opt = hig_optax.adaptive_hig(lambda p, s: error(nnx.merge(nnx.graphdef(model), p), s))
     optimizer = nnx.Optimizer(model, opt, wrt=nnx.Param)
 
     @nnx.jit

@@ -21,7 +21,7 @@ def main(steps=100):
     batch = {"x": x, "target": jnp.stack([jnp.sin(3 * x), 0.1 * jnp.cos(4 * x)], axis=1)}
     w, b = jax.random.normal(jax.random.key(0), (2, 8))
     params = {"w": 3 * w, "b": b, "v": jnp.zeros((2, 8))}
-    opt = hig_optax.hig(0.5, error)
+    opt = hig_optax.adaptive_hig(error)
     state = opt.init(params)
 
     @jax.jit

@@ -281,12 +281,66 @@ def test_bad_numbers_give_zero_updates_and_a_flag(bad):
         grads = {**grads, "a": grads["a"].at[0].set(jnp.inf)}
     else:
         w = {**w, "a": w["a"].at[0].set(jnp.nan)}
-    state = opt.init(w)
+    carried = jnp.arange(7.0)  # a batch that says nothing does not make forgotten what others said
+    state = opt.init(w)._replace(previous=carried)
     updates, new = opt.update(grads, state, w, batch=batch)
     assert all(not leaf.any() for leaf in jax.tree.leaves(updates))
     assert not new.spectrum.is_finite
     assert not new.accepted
     assert new.damping == state.damping
+    np.testing.assert_array_equal(new.previous, carried)
+
+
+def test_a_rate_that_is_no_number_changes_nothing():
+    opt = hig_optax.adaptive_hig(residual, learning_rate=lambda count: jnp.float32(jnp.nan))
+    before = opt.init(PARAMS)
+    updates, after = opt.update(jax.grad(half_squares)(PARAMS, BATCH), before, PARAMS, batch=BATCH)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(updates))
+    assert (after.accepted, after.damping, after.reach) == (False, before.damping, before.reach)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [{}, {"max_rank": 2}, {"rtol": 0.3}, {"chunk_size": 2}, {"solver": "svd", "max_rank": 2},
+     {"solver": "krylov", "num_matvecs": 3}],
+    ids=str,
+)  # fmt: skip
+def test_a_linear_residual_keeps_every_promise(cut):
+    """Whatever is cut and carried on: actual over predicted decrease is 1 where the model is exact."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        A, target = (jnp.asarray(rng.normal(size=s)) for s in ((12, 4, 2, 9), (12, 4, 2)))
+
+        def rows(w, sample):
+            return sample[0] @ w - sample[1]
+
+        opt = hig_optax.adaptive_hig(rows, momentum=0.9, **cut)
+
+        def body(carry, batch):
+            w, state = step(opt, *carry, batch, lambda w, b: half_squares(w, b, rows))
+            return (w, state), (state.gain_ratio, state.accepted)
+
+        start = (jnp.zeros(9), opt.init(jnp.zeros(9)))
+        gains, accepted = jax.jit(lambda s, b: jax.lax.scan(body, s, b)[1])(start, (A, target))
+        assert accepted.all()
+        np.testing.assert_allclose(gains, 1, rtol=1e-6)
+
+
+def test_a_rate_of_zero_leaves_no_trace():
+    """A warm-up from 0, or a batch with nothing to gain: no length was tried, so none is ruled out."""
+
+    def after(steps_at_zero):
+        def rate(count):
+            return jnp.where(count < steps_at_zero, 0.0, 1.0)
+
+        opt = hig_optax.adaptive_hig(residual, learning_rate=rate, **FULL_BATCH)
+        losses, _, state = train(opt, PARAMS, steps_at_zero + 5)
+        return losses[steps_at_zero:], state
+
+    expected, _ = after(0)
+    found, state = after(10)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert state.reach == 1
 
 
 def test_gradient_of_the_wrong_sign_moves_nothing():
@@ -336,6 +390,48 @@ def test_other_losses_fall(loss_fn):
     losses, _, _ = train(opt, PARAMS, 60, loss=loss)
     assert np.all(np.diff(losses) <= 1e-6 * losses[:-1])
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_norms_and_logarithms_of_squares_train_like_squares():
+    """What has the minimum of a sum of squares is as good a loss, though straight or bent downwards."""
+
+    def root(rows, batch):
+        return jnp.sqrt(jnp.mean(rows**2))
+
+    def relative(rows, batch):
+        return jnp.linalg.norm(rows) / jnp.linalg.norm(batch[1])
+
+    def logarithm(rows, batch):
+        return jnp.log(jnp.mean(rows**2))
+
+    def end(loss_fn):
+        def loss(w, batch):
+            return loss_fn(jax.vmap(residual, (None, 0))(w, batch), batch)
+
+        opt = hig_optax.adaptive_hig(residual, loss_fn=loss_fn, **FULL_BATCH)
+        _, w, state = train(opt, PARAMS, 60, loss=loss)
+        assert state.damping < 1e3
+        return half_squares(w, BATCH)
+
+    best = end(lambda rows, batch: jnp.mean(rows**2))
+    for loss_fn in (root, relative, logarithm):
+        assert end(loss_fn) < 1.05 * best
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1e20])
+def test_a_loss_of_any_size_has_its_model(scale):
+    def loss_fn(rows, batch):
+        return scale * jnp.mean(rows**2)
+
+    def loss(w, batch):
+        return loss_fn(jax.vmap(residual, (None, 0))(w, batch), batch)
+
+    opt = hig_optax.adaptive_hig(residual, loss_fn=loss_fn)
+    found, _ = step(opt, PARAMS, opt.init(PARAMS), loss=loss)
+    opt = hig_optax.adaptive_hig(residual)
+    expected, _ = step(opt, PARAMS, opt.init(PARAMS))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
 
 
 def test_damping_stays_at_the_floor_of_the_arithmetic():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax._control import LOSS_OF_FACTOR, MIN_FACTOR, Progress
+from hig_optax._control import DAMPED_FACTOR, LOSS_OF_FACTOR, MIN_FACTOR, Progress
 
 
 @jax.jit
@@ -52,8 +52,8 @@ def test_the_least_damping_rises_as_the_factor_falls():
         return progress.least_damping(jnp.float32(minimum))
 
     np.testing.assert_allclose(at(1.0, 1e-8), 1e-8)
-    np.testing.assert_allclose(at(MIN_FACTOR**0.5, 1e-8), 1e-4, rtol=1e-5)
-    np.testing.assert_allclose(at(MIN_FACTOR, 1e-8), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(at(DAMPED_FACTOR**0.5, 1e-8), 1e-4, rtol=1e-5)
+    np.testing.assert_allclose([at(x, 1e-8) for x in (DAMPED_FACTOR, MIN_FACTOR)], 1.0, rtol=1e-5)
     # Never less than what was asked for.
     np.testing.assert_allclose([at(x, 10.0) for x in (1.0, 0.2, MIN_FACTOR)], 10.0)
 

@@ -110,23 +110,27 @@ def test_num_matvecs_is_for_krylov_alone(monkeypatch):
     jax.eval_shape(lambda p, b: opt.update(p, opt.init(p), p, batch=b), params, batch)
 
 
-def test_auto_takes_what_the_plan_says(monkeypatch):
+@pytest.mark.parametrize("make", [hig_optax.scale_by_hig, hig_optax.adaptive_hig])
+def test_auto_takes_what_the_plan_says(make, monkeypatch):
     """With the budget of the plan small enough, `auto` is krylov; nothing runs to find that out."""
     monkeypatch.setattr(_planning, "SMALL_JACOBIAN", 0)
     monkeypatch.setattr(_planning, "AUTO_MEMORY", _planning.FIXED + MIB // 2)
     params, batch = (
         jax.tree.map(lambda x: jnp.ones(x.shape) / x.shape[0], tree) for tree in shapes(64)
     )
-    gradient = jax.tree.map(jnp.ones_like, params)
     plan = hig_optax.plan(unfactored, params, batch)
     assert plan.chosen.solver == "krylov"
 
+    def loss(w):
+        return jnp.mean(jax.vmap(unfactored, (None, 0))(w, batch) ** 2)
+
     def update(**settings):
-        opt = hig_optax.scale_by_hig(unfactored, **settings)
+        opt, gradient = make(unfactored, **settings), jax.grad(loss)(params)
         return jax.jit(lambda: opt.update(gradient, opt.init(params), params, batch=batch)[0])()
 
     chosen, auto = update(**plan.settings), update()
     jax.tree.map(np.testing.assert_array_equal, chosen, auto)
+    assert any(leaf.any() for leaf in jax.tree.leaves(auto))
 
 
 def test_auto_takes_the_least_where_nothing_fits(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 RECIPES = Path(__file__).parents[1] / "recipes"
 SCRIPTS = sorted(path.stem for path in RECIPES.glob("*.py"))
 FRAMEWORKS = sorted(path.stem for path in (RECIPES / "adam").glob("*.py"))
-STEPS = 30
+STEPS = 60
 
 
 def load(path):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from hig_optax.problems import (
     Batch,
     LinearOscillators,
+    NoisyField,
     NonlinearOscillators,
     Params,
     Poisson,
@@ -17,7 +18,7 @@ from hig_optax.problems import (
     Toy,
 )
 
-_ROWS_ARE_ERRORS = (Toy, LinearOscillators, NonlinearOscillators, Poisson)
+_ROWS_ARE_ERRORS = (Toy, LinearOscillators, NonlinearOscillators, Poisson, NoisyField)
 
 
 def loss_of_rows(problem: Problem) -> Callable[[Any, Batch], jax.Array]:

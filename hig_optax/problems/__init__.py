@@ -10,6 +10,8 @@ from hig_optax.problems._network import DenseNetwork as DenseNetwork
 from hig_optax.problems._problem import Batch as Batch
 from hig_optax.problems._problem import Params as Params
 from hig_optax.problems._problem import Problem as Problem
+from hig_optax.problems.noisy_field import FieldSample as FieldSample
+from hig_optax.problems.noisy_field import NoisyField as NoisyField
 from hig_optax.problems.oscillators import LinearOscillators as LinearOscillators
 from hig_optax.problems.oscillators import NonlinearOscillators as NonlinearOscillators
 from hig_optax.problems.oscillators import OscillatorSample as OscillatorSample
@@ -22,6 +24,7 @@ from hig_optax.problems.toy import ToySample as ToySample
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "linear-oscillators": LinearOscillators,
+    "noisy-field": NoisyField,
     "nonlinear-oscillators": NonlinearOscillators,
     "poisson": Poisson,
     "quantum-dipole": QuantumDipole,
