@@ -77,11 +77,12 @@ class NoisyField:
         """Settings per method."""
         return {
             "hig": {"batch_size": 32, "learning_rate": 1.0, "rtol": 1e-4},
-            "adaptive-hig": {"batch_size": 32, "learning_rate": 1.0},
-            "adaptive-lm": {"batch_size": 32, "learning_rate": 1.0},
+            "adaptive-hig": {"batch_size": 128, "learning_rate": 1.0},
+            "adaptive-lm": {"batch_size": 128, "learning_rate": 1.0},
             "gauss-newton": {"batch_size": 32, "learning_rate": 1.0, "rtol": 1e-4},
             "adam": {"batch_size": 64, "learning_rate": 1e-3},
-            "muon": {"batch_size": 64, "learning_rate": 3e-3, "schedule": "cosine"},
+            "adam-cosine": {"batch_size": 256, "learning_rate": 3e-3},
+            "muon": {"batch_size": 256, "learning_rate": 3e-3, "schedule": "cosine"},
         }
 
     @property
