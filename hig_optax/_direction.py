@@ -1,13 +1,12 @@
 """The direction of a step, from a Jacobian and a gradient: one pure function over the parts."""
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from hig_optax import _gram, _krylov, _svd
+from hig_optax import _gram, _svd
 from hig_optax._blocks import Blocks, Dense
 from hig_optax._filters import cut, gradient_weights
 from hig_optax._float64 import dot, float64_island, power_of_two
@@ -135,168 +134,6 @@ def carried_on(found: Direction, scaling: Scaling | None) -> Direction:
     return found._replace(direction=found.direction + scaling.momentum * scaling.previous)
 
 
-def krylov_direction(
-    matvec: Callable[[Array], Array],
-    rmatvec: Callable[[Array], Array],
-    gradient: Float[Array, " n"],
-    cotangent: Float[Array, " m"] | None,
-    *,
-    num_matvecs: int,
-    exponent: Scalar,
-    rtol: Scalar,
-    atol: Scalar,
-    damping: Scalar,
-    max_rank: int | None,
-    solver: Literal["svd", "gram"],
-    relative_damping: Scalar | None = None,
-    row_blocks: RowBlocks = (),
-) -> Direction:
-    """The direction of `half_inverse_direction` on a Krylov subspace of the row space of J.
-
-    With orthonormal V from the Golub-Kahan process, J V = U B, the result is V times the direction of the
-    small Jacobian B, exact once the subspace holds the row space. It starts on the row side:
-
-    * from the cotangent g, so that the subspace is that of Jᵀg, JᵀJ Jᵀg, …, the best for its size;
-    * without one, from the image J x of the incoming gradient. Starting from x itself would be as good where
-      x is Jᵀg, but a part of x outside the row space is an eigenvector of JᵀJ to the eigenvalue 0, and
-      what the subspace makes of it is magnified by (small)^(κ-1): with a tenth of x outside (geometric
-      spectrum 1 to 1e-1.5, κ=-1/2, 60 products) the direction was 9.5e4 times too long. The image drops that
-      part at once, for more products: with 20 the cosine to the exact direction was 0.73 instead of 0.97.
-
-    Args:
-        matvec: ``v -> J v``, (n,) -> (m,), in the dtype of `gradient`.
-        rmatvec: ``u -> Jᵀ u``, (m,) -> (n,).
-        gradient: As in `half_inverse_direction`.
-        cotangent: As in `half_inverse_direction`.
-        num_matvecs: Dimension k of the subspace: as many products with J, and with Jᵀ.
-        exponent: κ.
-        rtol: Relative cut of the Ritz values, the singular values of B.
-        atol: Absolute cut.
-        damping: λ, in the unit of J squared.
-        max_rank: Largest number of kept Ritz values.
-        solver: What decomposes B.
-        relative_damping: Added to `damping` in units of the mean square of the Ritz values.
-        row_blocks: As in `half_inverse_direction`.
-
-    Returns:
-        As `half_inverse_direction`, with Ritz values for singular values. `captured` counts what the
-        subspace has of the gradient; `unsettled` is ‖d_k - d_h‖ / ‖d_k‖, where d_h is the direction after
-        half the products.
-    """
-    x = gradient if cotangent is None else cotangent
-    x = x / _unit(x)[0]
-    start = matvec(x) if cotangent is None else x
-    B, V = _krylov.bidiagonalise(
-        matvec,
-        rmatvec,
-        start,
-        num_matvecs=num_matvecs,
-        columns=gradient.size,
-        # An incoming gradient is projected on V, and what a skew V makes of its large components lands in
-        # the small ones: on the quantum dipole in float32 the direction was 400 times too long.
-        orthogonal_columns=cotangent is None,
-    )
-
-    if relative_damping is not None:
-        unit = _unit(B)[0]
-        mean_square = jnp.sum(jnp.square(B / unit)) / num_matvecs * jnp.square(unit)
-        damping = jnp.asarray(damping, B.dtype) + relative_damping * mean_square
-
-    # The gradient and the cotangent in the coordinates of V and U: g is along the first column of U.
-    if cotangent is None:
-        small_gradient, small_cotangent = dot(V, gradient), None
-    else:
-        small_cotangent = jnp.zeros(num_matvecs + 1, B.dtype).at[0].set(_krylov.norm(cotangent))
-        small_gradient = dot(small_cotangent, B)
-
-    def on_first(count: int, exponent: Scalar = exponent, damping: Scalar = damping) -> Direction:
-        """The direction in the subspace of the first `count` products."""
-        columns = jnp.arange(num_matvecs) < count
-        return half_inverse_direction(
-            jnp.where(columns & (jnp.arange(num_matvecs + 1)[:, None] <= count), B, 0),
-            jnp.where(columns, small_gradient, 0),
-            small_cotangent,
-            exponent=exponent,
-            rtol=rtol,
-            atol=atol,
-            damping=damping,
-            max_rank=max_rank,
-            solver=solver,
-        )
-
-    small, half = on_first(num_matvecs), on_first(max(1, num_matvecs // 2))
-    change, length = _krylov.norm(small.direction - half.direction), _krylov.norm(small.direction)
-    captured, agreement, incoming = small.captured, None, _krylov.norm(gradient)
-    if cotangent is None:
-        inside = jnp.square(_krylov.norm(small_gradient) / jnp.where(incoming > 0, incoming, 1))
-        captured = jnp.where(incoming > 0, jnp.minimum(captured * inside, 1), 1)
-    else:
-        # The first column vector is Jᵀg, normalised.
-        agreement = cosine(gradient / _unit(gradient)[0], V[0])
-    shares = {}
-    if row_blocks:
-        # κ = 0 without damping is the vector V Σ⁻¹ Vᵀx, whose image is U Vᵀx.
-        flat = on_first(num_matvecs, exponent=0.0, damping=0.0).direction
-        shares = _shares(matvec(dot(flat / _unit(flat)[0], V)), row_blocks)
-    return small._replace(
-        shares=shares,
-        direction=dot(small.direction, V),
-        captured=captured,
-        agreement=agreement,
-        unsettled=jax.lax.stop_gradient(change / jnp.where(length > 0, length, 1)),
-        is_finite=small.is_finite & jnp.isfinite(incoming) & jnp.all(jnp.isfinite(start)),
-    )
-
-
-def krylov_step(
-    matvec: Callable[[Array], Array],
-    rmatvec: Callable[[Array], Array],
-    gradient: Float[Array, " n"],
-    cotangent: Float[Array, " m"],
-    scaling: Scaling,
-    **settings: Any,
-) -> Direction:
-    """A step of its own length by `krylov_direction`: t·d + p, with p = μ·previous and d for g - h J p.
-
-    So d is what is to be done beside p. Taking the rows' own part out of p instead, as
-    `half_inverse_direction` does, is not for a subspace: what it leaves there moves the rows, and nothing
-    makes up for that. The loss of Poisson's equation then stayed far above that without momentum.
-
-    Args:
-        matvec: As in `krylov_direction`.
-        rmatvec: As in `krylov_direction`.
-        gradient: As in `krylov_direction`.
-        cotangent: As in `krylov_direction`.
-        scaling: As in `half_inverse_direction`.
-        **settings: The others of `krylov_direction`.
-
-    Returns:
-        As `krylov_direction`, with slope and curvature; `captured` is of d alone.
-    """
-    h = jnp.where(scaling.curvature > 0, scaling.curvature, 0)
-    p, Jp, ahead = jnp.zeros_like(gradient), jnp.zeros_like(cotangent), cotangent
-    if scaling.previous is not None:
-        p = scaling.momentum * scaling.previous
-        Jp = matvec(p)
-        ahead = cotangent - h * Jp
-    found = krylov_direction(
-        matvec, rmatvec, gradient, ahead, relative_damping=scaling.relative_damping, **settings
-    )
-    d = found.direction / _unit(found.direction)[0]
-    Jd = matvec(d)
-    t = _ratio(dot(ahead, Jd), h * jnp.sum(jnp.square(Jd)))
-    change, agreement = t * Jd + Jp, found.agreement
-    if scaling.previous is not None:  # the first vector of the subspace is not the gradient then
-        x, of_rows = gradient, rmatvec(cotangent)
-        agreement = cosine(x / _unit(x)[0], of_rows / _unit(of_rows)[0])
-    return found._replace(
-        direction=t * d + p,
-        agreement=agreement,
-        slope=dot(cotangent, change),
-        curvature=h * jnp.sum(jnp.square(change)),
-    )
-
-
 def decompose(
     J: Matrix,
     known: tuple[Known, Known | None, Known | None],
@@ -317,11 +154,11 @@ def decompose(
     gradient, cotangent, previous = known
     exponent, rtol, atol, damping = settings
     J, J_unit, J_finite = _in_own_unit(J)
-    x_unit, x_finite = _unit(gradient.vector)
+    x_unit, x_finite = unit_of(gradient.vector)
     is_finite = J_finite & x_finite
     gradient = _divided(gradient, x_unit)
     if cotangent is not None:
-        g_unit, g_finite = _unit(cotangent.vector)
+        g_unit, g_finite = unit_of(cotangent.vector)
         cotangent = _divided(cotangent, g_unit)
         is_finite &= g_finite
     # A decomposition of NaN costs a full iteration, and what it returns depends on the backend.
@@ -338,7 +175,7 @@ def decompose(
         damping += scaling.relative_damping * jnp.square(J_unit) * jnp.mean(jnp.square(s))
 
     # The weights (σ² + λ)^((κ-1)/2) in the larger of the units of σ and √λ, so that no square overflows.
-    root_unit = _unit(jnp.sqrt(damping))[0]
+    root_unit = unit_of(jnp.sqrt(damping))[0]
     h_unit = jnp.where(damping > 0, jnp.maximum(J_unit, root_unit), J_unit)
     weights = gradient_weights(
         s * (J_unit / h_unit),
@@ -367,7 +204,7 @@ def decompose(
     if row_blocks:
         assert isinstance(J, Blocks), "a J in blocks of rows is held"
         inverse = jnp.where(keep, 1 / jnp.where(keep, s, 1), 0)
-        shares = _shares(J.matvec(factors.combine(inverse * coefficients)), row_blocks)
+        shares = shares_of(J.matvec(factors.combine(inverse * coefficients)), row_blocks)
 
     rank = jnp.sum(keep, dtype=jnp.int32)
     smallest = s[jnp.maximum(rank - 1, 0)]
@@ -438,7 +275,7 @@ def _scaled(
     length = jnp.sum(jnp.square(s * q))
     to_rows = g_unit / (J_unit * jnp.where(has_model, h, 1))
     against = to_rows * jnp.sum(s * e * q) - jnp.sum(jnp.square(s) * p * q)
-    t = jnp.where(has_model, _ratio(against, length), 0)
+    t = jnp.where(has_model, ratio(against, length), 0)
     step = factors.combine(t * q - replaced)
     change = s * (t * q + p)
     slope = J_unit * g_unit * jnp.sum(e * change)
@@ -446,7 +283,7 @@ def _scaled(
     return step, slope, curvature
 
 
-def _shares(image: Float[Array, " m"], row_blocks: RowBlocks) -> dict[str, Array]:
+def shares_of(image: Float[Array, " m"], row_blocks: RowBlocks) -> dict[str, Array]:
     """How the squared norm of a vector of the row side is made up of its blocks."""
     squared, start, sums = jnp.square(image), 0, {}
     for name, size in row_blocks:
@@ -456,14 +293,15 @@ def _shares(image: Float[Array, " m"], row_blocks: RowBlocks) -> dict[str, Array
     return {name: x / jnp.where(total > 0, total, 1) for name, x in sums.items()}
 
 
-def _ratio(a: Array, b: Array) -> Array:
+def ratio(a: Array, b: Array) -> Array:
+    """`a` / `b`, and 0 where `b` is not positive."""
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
 def _in_own_unit(J: Matrix) -> tuple[Matrix, Float[Array, ""], Bool[Array, ""]]:
     if isinstance(J, (RowGram, ColumnGram)):
         return J, J.unit, jnp.isfinite(J.unit)
-    unit, is_finite = _unit(J.largest())
+    unit, is_finite = unit_of(J.largest())
     return J.divided(unit), unit, is_finite
 
 
@@ -471,7 +309,7 @@ def _divided(x: Known, unit: Array) -> Known:
     return jax.tree.map(lambda x: x / unit, x)
 
 
-def _unit(x: Array) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+def unit_of(x: Array) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     """As `power_of_two`, but 1 where that is no number to divide by."""
     unit, is_finite = power_of_two(x)
     return jnp.where(is_finite & (unit > 0), unit, 1), is_finite

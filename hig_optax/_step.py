@@ -12,14 +12,7 @@ from hig_optax._batch import Samples, take_apart
 from hig_optax._blocks import Blocks, Dense
 from hig_optax._columns import Columns
 from hig_optax._devices import Devices
-from hig_optax._direction import (
-    Direction,
-    RowBlocks,
-    Scaling,
-    half_inverse_direction,
-    krylov_direction,
-    krylov_step,
-)
+from hig_optax._direction import Direction, RowBlocks, Scaling, half_inverse_direction
 from hig_optax._jacobian import (
     LinearMaps,
     factored_jacobian,
@@ -28,6 +21,7 @@ from hig_optax._jacobian import (
     stacked_jacobian,
     stacked_rows,
 )
+from hig_optax._krylov_direction import krylov_direction, krylov_step
 from hig_optax._plan import (
     DEFAULT_MATVECS,
     choose_jacobian,

@@ -29,7 +29,7 @@ RANKS = [
     {"_shares", "_svd", "_slices", "_mesh"},
     {"_gram", "_jacobian"},
     {"_row_blocks", "_direction"},
-    {"_sliced"},
+    {"_sliced", "_krylov_direction"},
     {"_spread"},
     {"_report", "_step"},
     {"_planning"},
