@@ -15,6 +15,9 @@ from hig_optax._devices import Devices
 from hig_optax._settings import Settings, check_passed
 from hig_optax._types import Tree
 
+ALIKE = PartitionSpec()
+"""The same on all devices of a mesh."""
+
 
 class Arguments(NamedTuple):
     """What an update is made of; all but the batch is alike on all devices."""
@@ -58,11 +61,11 @@ def on_devices(update: Update, settings: Settings, arguments: Arguments) -> Tree
     name = settings.axis_name
     names = (name,) if isinstance(name, str) else name
     has_samples = settings.batch_axis is not None and not settings.blocks
-    manual = jax.sharding.get_abstract_mesh().manual_axes
-    if manual:
-        names = _bound(names, manual, has_samples)
+    around = jax.sharding.get_abstract_mesh()
+    if around.manual_axes:
+        names = _bound(names, around.manual_axes, has_samples)
         size = _count(arguments.batch, settings) * jax.lax.axis_size(names)
-        return update(Devices(names, size), arguments)
+        return update(Devices(names, size), _laid(arguments, around))
     mesh = _mesh_of(arguments)
     if names is None:
         names = () if mesh is None else mesh.axis_names
@@ -82,7 +85,7 @@ def on_devices(update: Update, settings: Settings, arguments: Arguments) -> Tree
     return _with_arrays(
         lambda leaves: update(None, jax.tree.unflatten(treedef, leaves)),
         leaves,
-        lambda fun: jax.sharding.auto_axes(fun, out_sharding=NamedSharding(mesh, PartitionSpec())),
+        lambda fun: jax.sharding.auto_axes(fun, out_sharding=NamedSharding(mesh, ALIKE)),
     )
 
 
@@ -132,7 +135,7 @@ def _spread(
     size = _count(arguments.batch, settings)
     number = math.prod(mesh.shape[name] for name in names)
     samples, treedef = jax.tree.flatten(arguments.batch, is_leaf=lambda x: x is None)
-    specs = [PartitionSpec()] * len(samples)
+    specs = [ALIKE] * len(samples)
     for i, axis in enumerate(sample_axes(settings.batch_axis, arguments.batch)):
         if axis is not None:
             x = jnp.asarray(samples[i])
@@ -142,12 +145,8 @@ def _spread(
     batch = jax.tree.unflatten(treedef, samples)
     specs = [spec for x, spec in zip(samples, specs, strict=True) if x is not None]
     leaves, treedef = jax.tree.flatten(arguments._replace(batch=batch))
-    specs = [PartitionSpec()] * (len(leaves) - len(specs)) + specs  # the batch comes last
-    if _is_explicit(mesh):
-        leaves = [
-            jax.sharding.reshard(x, NamedSharding(mesh, spec)) if _is_array(x) else x
-            for x, spec in zip(leaves, specs, strict=True)
-        ]
+    specs = [ALIKE] * (len(leaves) - len(specs)) + specs  # the batch comes last
+    leaves = [_laid(x, mesh, spec) for x, spec in zip(leaves, specs, strict=True)]
     devices = Devices(names, size)
     return _with_arrays(
         lambda leaves: update(devices, jax.tree.unflatten(treedef, leaves)),
@@ -156,7 +155,7 @@ def _spread(
             fun,
             mesh=mesh,
             in_specs=tuple(spec for x, spec in zip(leaves, specs, strict=True) if _is_array(x)),
-            out_specs=PartitionSpec(),
+            out_specs=ALIKE,
             axis_names=set(names),
             # Collectives leave their results alike on all devices, which not all of their types say.
             check_vma=False,
@@ -224,12 +223,19 @@ def _is_explicit(mesh: AbstractMesh) -> bool:
     return AxisType.Explicit in mesh.axis_types
 
 
+def _laid(tree: Tree, mesh: AbstractMesh, spec: PartitionSpec = ALIKE) -> Tree:
+    """Arrays in this place of a mesh; where that is not part of their types, the compiler moves them."""
+    if not _is_explicit(mesh):
+        return tree
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, sharding) if _is_array(x) else x, tree)
+
+
 def _padded(x: Array, short: int, axis: int, mesh: AbstractMesh) -> Array:
     """The array with its last entry repeated."""
     if short == 0:
         return x
-    if _is_explicit(mesh):
-        x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
+    x = _laid(x, mesh)
     last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, x.shape[axis], axis=axis)
     return jnp.concatenate([x] + [last] * short, axis=axis)
 
@@ -238,10 +244,12 @@ def _sharded_as(x: Any, like: Any) -> Any:
     if not (_is_array(x) and isinstance(like, jax.Array) and x.shape == like.shape):
         return x
     sharding = jax.typeof(like).sharding
-    if sharding.mesh.empty or sharding.mesh.manual_axes:
+    if sharding.mesh.empty:
         return x
     if _is_explicit(sharding.mesh):
         return jax.sharding.reshard(x, sharding)
+    if sharding.mesh.manual_axes:
+        return x
     # The compiler shards the result of an elementwise operation as its operands are. Where a parameter is NaN
     # there is no update anyway.
     is_number = jnp.issubdtype(like.dtype, jnp.inexact)
