@@ -33,7 +33,7 @@ RANKS = [
     {"_spread"},
     {"_report", "_step"},
     {"_planning"},
-    {"_accumulate", "_transform", "_adaptive", "_spring"},
+    {"_accumulate", "_transform", "_adaptive", "_spring", "_sip"},
 ]
 OPTAX_MAY_BE_IMPORTED_BY = {
     "_accumulate",
