@@ -39,7 +39,7 @@ notebooks: $(VENV)/dev.stamp
 docs: $(VENV)/dev.stamp $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-# A third of every table of cases, and all other tests, with the newest releases on the newest interpreter
+# A fifth of every table of cases, and all other tests, with the newest releases on the newest interpreter
 # besides the default one, if there is any.
 test-newest:
 	PYTHON="$(PYTHON)" sh .ci/test-newest
