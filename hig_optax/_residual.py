@@ -34,7 +34,9 @@ class RealView:
         """The view of any tree like `tree`, whose leaves need only shape and dtype."""
         leaves, treedef = jax.tree.flatten(tree)
         return cls(
-            treedef, tuple(x.shape for x in leaves), tuple(jnp.dtype(x.dtype) for x in leaves)
+            treedef,
+            tuple(x.shape for x in leaves),
+            tuple(jax.dtypes.canonicalize_dtype(x.dtype) for x in leaves),
         )
 
     @property
@@ -67,7 +69,7 @@ class RealView:
             if _is_complex(x.dtype):
                 parts += [jnp.real(x).astype(dtype), jnp.imag(x).astype(dtype)]
             else:
-                parts.append(x.astype(dtype))
+                parts.append(jnp.asarray(x, dtype))
         return tuple(parts)
 
     def merge(self, parts: Sequence[Array]) -> Tree:

@@ -318,3 +318,15 @@ def test_all_params_are_ignored_where_nothing_is_hidden():
 def test_columns_see_only_what_is_not_hidden():
     columns = Columns.of({"a": optax.MaskedNode(), "b": jnp.ones(3)}, None)
     assert columns.view.size == 3
+
+
+@pytest.mark.parametrize("make", [hig_optax.scale_by_hig, hig_optax.adaptive_hig])
+def test_numpy_parameters_in_float64_are_taken_as_jax_takes_them(make):
+    """Without x64 they are float32, in `jax.jit` and outside of it, without a warning (an error here)."""
+    w, batch = np.ones(3), np.arange(1.0, 3.0, dtype=np.float32)
+    opt = make(lambda w, x: w * x - 1)
+    state = opt.init(w)
+    for update in (opt.update, jax.jit(opt.update)):
+        updates, after = update(w, state, w, batch=batch)
+        assert updates.dtype == jnp.float32
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
