@@ -87,6 +87,7 @@ def sip_value_and_grad(
         before `physics_fn` sees them.
 
     Example:
+        >>> import jax, jax.numpy as jnp
         >>> from hig_optax import baselines
         >>> scale = jnp.array([1.0, 1e-3])
         >>> value_and_grad = baselines.sip_value_and_grad(

@@ -70,6 +70,7 @@ def gauss_newton(
         ValueError: As `hig_optax.scale_by_hig`.
 
     Example:
+        >>> import jax, jax.numpy as jnp, optax
         >>> from hig_optax import baselines
         >>> def residual_fn(w, sample):
         ...     return jnp.array([1.0, 2.0**-10]) * w - sample
@@ -158,6 +159,7 @@ def levenberg_marquardt(
         ValueError: As `hig_optax.scale_by_hig`.
 
     Example:
+        >>> import jax, jax.numpy as jnp, optax
         >>> from hig_optax import baselines
         >>> def residual_fn(w, sample):
         ...     return jnp.array([1.0, 2.0**-10]) * w - sample
@@ -249,6 +251,7 @@ def adaptive_levenberg_marquardt(
         ValueError: As `hig_optax.adaptive_hig`.
 
     Example:
+        >>> import jax, jax.numpy as jnp, optax
         >>> from hig_optax import baselines
         >>> def residual_fn(w, t):  # a decay, measured at times t
         ...     return w[0] * jnp.exp(-w[1] * t) - 2 * jnp.exp(-0.5 * t)
