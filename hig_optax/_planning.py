@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
 from hig_optax._columns import Columns
 from hig_optax._cost import cost_of
@@ -286,7 +287,9 @@ def _as_struct(x: Any) -> jax.ShapeDtypeStruct:
     # Within an update the mesh is known already.
     sharding = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
     is_on_mesh = isinstance(sharding, jax.sharding.NamedSharding)
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding if is_on_mesh else None)
+    # As JAX takes it: NumPy's float64 is float32 in a program without x64.
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype) if isinstance(x, np.ndarray) else x.dtype
+    return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding if is_on_mesh else None)
 
 
 def _is_array(x: Any) -> bool:
