@@ -20,8 +20,8 @@ from hig_optax._control import (
 )
 from hig_optax._devices import Devices
 from hig_optax._direction import Scaling
-from hig_optax._krylov import norm
-from hig_optax._mesh import Arguments, on_devices, sharded_as
+from hig_optax._float64 import norm
+from hig_optax._mesh import Arguments, updated_on_devices
 from hig_optax._planning import settled
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings, check_learning_rate, check_number
@@ -315,8 +315,7 @@ def adaptive_hig(
         rate = rate_at(learning_rate, state.num_updates)
         numbers = {"settings": settings.numbers, "recipe": chosen, "rate": rate}
         arguments = Arguments(numbers, updates, state, params, all_params, batch)
-        new, state = on_devices(update, settings, arguments)
-        return sharded_as(new, params), state
+        return updated_on_devices(update, settings, arguments)
 
     def update(devices: Devices | None, given: Arguments) -> tuple[Tree, AdaptiveHigState]:
         numbers, updates, state, params, all_params, batch = given

@@ -31,6 +31,14 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision="highest")
 
 
+def norm(x: Float[Array, " r"]) -> Float[Array, ""]:
+    """The 2-norm, for entries whose squares overflow or vanish too."""
+    largest = jnp.max(jnp.abs(x), initial=0)
+    # Of a zero vector the square root would have no derivative.
+    squared = jnp.sum(jnp.square(x / jnp.where(largest == 0, 1, largest)))
+    return largest * jnp.sqrt(jnp.where(largest == 0, 1, squared))
+
+
 def power_of_two(x: jax.Array) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     """The power of two of the size of the largest entry, 0 if there is none; and whether all are finite.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hig_optax._float64 import dot
+from hig_optax._float64 import dot, norm
 
 # A remainder below this share of the largest coefficient so far (in units of ε) is rounding: the subspace is
 # exhausted. It is the floor below which singular values of a J with that rounding are never kept. A larger
@@ -106,14 +106,6 @@ def bidiagonalise(
         ),
     )
     return Bidiagonal(B, V)
-
-
-def norm(x: Float[Array, " r"]) -> Float[Array, ""]:
-    """The 2-norm, for entries whose squares overflow or vanish too."""
-    largest = jnp.max(jnp.abs(x), initial=0)
-    # Of a zero vector the square root would have no derivative.
-    squared = jnp.sum(jnp.square(x / jnp.where(largest == 0, 1, largest)))
-    return largest * jnp.sqrt(jnp.where(largest == 0, 1, squared))
 
 
 def _orthogonal(basis: Float[Array, "k r"], x: Float[Array, " r"]) -> Float[Array, " r"]:

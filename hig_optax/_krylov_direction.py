@@ -18,7 +18,7 @@ from hig_optax._direction import (
     shares_of,
     unit_of,
 )
-from hig_optax._float64 import dot
+from hig_optax._float64 import dot, norm
 from hig_optax._types import Scalar
 
 
@@ -93,7 +93,7 @@ def krylov_direction(
     if cotangent is None:
         small_gradient, small_cotangent = dot(V, gradient), None
     else:
-        small_cotangent = jnp.zeros(num_matvecs + 1, B.dtype).at[0].set(_krylov.norm(cotangent))
+        small_cotangent = jnp.zeros(num_matvecs + 1, B.dtype).at[0].set(norm(cotangent))
         small_gradient = dot(small_cotangent, B)
 
     def on_first(count: int, exponent: Scalar = exponent, damping: Scalar = damping) -> Direction:
@@ -112,10 +112,10 @@ def krylov_direction(
         )
 
     small, half = on_first(num_matvecs), on_first(max(1, num_matvecs // 2))
-    change, length = _krylov.norm(small.direction - half.direction), _krylov.norm(small.direction)
-    captured, agreement, incoming = small.captured, None, _krylov.norm(gradient)
+    change, length = norm(small.direction - half.direction), norm(small.direction)
+    captured, agreement, incoming = small.captured, None, norm(gradient)
     if cotangent is None:
-        inside = jnp.square(_krylov.norm(small_gradient) / jnp.where(incoming > 0, incoming, 1))
+        inside = jnp.square(norm(small_gradient) / jnp.where(incoming > 0, incoming, 1))
         captured = jnp.where(incoming > 0, jnp.minimum(captured * inside, 1), 1)
     else:
         # The first column vector is Jᵀg, normalised.

@@ -89,9 +89,15 @@ def on_devices(update: Update, settings: Settings, arguments: Arguments) -> Tree
     )
 
 
-def sharded_as(updates: Tree, params: Tree) -> Tree:
-    """Updates with the shardings of the parameters, which for Auto axes the compiler alone knows."""
-    return jax.tree.map(_sharded_as, updates, params)
+def updated_on_devices(
+    update: Update, settings: Settings, arguments: Arguments
+) -> tuple[Tree, Tree]:
+    """`on_devices` for an update that returns updates and a state.
+
+    The updates have the shardings of the parameters, which for Auto axes the compiler alone knows.
+    """
+    updates, state = on_devices(update, settings, arguments)
+    return jax.tree.map(_sharded_as, updates, arguments.params), state
 
 
 def _bound(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from hig_optax._control import rate_at, share_within
 from hig_optax._devices import Devices
 from hig_optax._direction import cosine
-from hig_optax._mesh import Arguments, on_devices, sharded_as
+from hig_optax._mesh import Arguments, updated_on_devices
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings, check_learning_rate, check_number
 from hig_optax._sliced import SlicedJacobian
@@ -152,8 +152,7 @@ def spring(
             "rate": rate_at(learning_rate, state.num_updates),
         }
         arguments = Arguments(numbers, updates, state, params, all_params, batch)
-        new, state = on_devices(update, settings, arguments)
-        return sharded_as(new, params), state
+        return updated_on_devices(update, settings, arguments)
 
     def update(devices: Devices | None, given: Arguments) -> tuple[Tree, SpringState]:
         numbers, updates, state, params, all_params, batch = given

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from hig_optax._devices import Devices
-from hig_optax._mesh import Arguments, on_devices, sharded_as
+from hig_optax._mesh import Arguments, updated_on_devices
 from hig_optax._planning import settled
 from hig_optax._report import blank, report
 from hig_optax._settings import NOT_PASSED, Settings
@@ -213,8 +213,7 @@ def scale_by_hig(
     ) -> tuple[Tree, ScaleByHigState]:
         del extra_args
         arguments = Arguments(settings.numbers, updates, state, params, all_params, batch)
-        new, state = on_devices(update, settings, arguments)
-        return sharded_as(new, params), state
+        return updated_on_devices(update, settings, arguments)
 
     def update(devices: Devices | None, given: Arguments) -> tuple[Tree, ScaleByHigState]:
         numbers, updates, _, params, all_params, batch = given

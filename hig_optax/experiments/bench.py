@@ -13,6 +13,7 @@ from hig_optax import problems
 from hig_optax.experiments import machine, methods, store, transcription
 from hig_optax.experiments.clock import Timing, race
 from hig_optax.experiments.losses import batch_loss
+from hig_optax.experiments.optimizers import Optimizer
 from hig_optax.experiments.table import Table
 from hig_optax.problems import Batch, Params, Problem
 
@@ -105,16 +106,16 @@ def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]
         "eigh": lambda: eigh(JJ),
         "svd": lambda: svd(J),
         "transcription": lambda: direct(params, batch),
-        "adam": _Step(problem, "adam", {"batch_size": batch_size}, params, batch),
+        "adam": _once(problem, "adam", {"batch_size": batch_size}, params, batch),
     }
     for solver in SOLVERS:
         chosen = {"batch_size": batch_size, "solver": solver}
-        rivals[f"step-{solver}"] = _Step(problem, "hig", chosen, params, batch)
+        rivals[f"step-{solver}"] = _once(problem, "hig", chosen, params, batch)
     plain: dict[str, Any] = {"batch_size": batch_size}
     adaptive: dict[str, Any] = {"batch_size": batch_size, "solver": "auto", "num_matvecs": None}
-    rivals["step-adaptive"] = _Step(problem, "adaptive-hig", adaptive, params, batch)
+    rivals["step-adaptive"] = _once(problem, "adaptive-hig", adaptive, params, batch)
     for method, chosen in (("hig", plain), ("adaptive-hig", adaptive)):
-        steps = _Loop(
+        steps = _in_a_loop(
             problem,
             method,
             chosen,
@@ -132,57 +133,48 @@ def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]
     }
 
 
-class _Loop:
-    """`LOOP_STEPS` training steps of a method in one compiled loop."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        method: str,
-        settings: Any,
-        params: Params,
-        draw: Callable[[jax.Array], Batch],
-    ) -> None:
-        chosen = methods.get(method)
-        optimizer = chosen.optimizer(problem, chosen.settings(problem, settings))
-        value_and_grad = jax.value_and_grad(batch_loss(problem))
-
-        def step(number: jax.Array, carry: Any) -> Any:
-            params, state = carry
-            batch = draw(number)
-            _, grads = value_and_grad(params, batch)
-            updates, state = optimizer.update(grads, state, params, batch=batch)
-            return optax.apply_updates(params, updates), state
-
-        loop = jax.jit(lambda carry: jax.lax.fori_loop(0, LOOP_STEPS, step, carry))
-        carry = (params, optimizer.init(params))
-        self._call = lambda: loop(carry)
-
-    def __call__(self) -> Any:
-        return self._call()
-
-
-class _Step:
+def _once(
+    problem: Problem, method: str, settings: Any, params: Params, batch: Batch
+) -> Callable[[], Any]:
     """A whole training step of a method on a fixed batch, jitted."""
+    optimizer, step = _training_step(problem, method, settings)
+    compiled, state = jax.jit(step), optimizer.init(params)
+    return lambda: compiled(params, state, batch)
 
-    def __init__(
-        self, problem: Problem, method: str, settings: Any, params: Params, batch: Batch
-    ) -> None:
-        chosen = methods.get(method)
-        optimizer = chosen.optimizer(problem, chosen.settings(problem, settings))
-        value_and_grad = jax.value_and_grad(batch_loss(problem))
 
-        @jax.jit
-        def step(params: Params, state: optax.OptState, batch: Batch) -> Any:
-            loss, grads = value_and_grad(params, batch)
-            updates, state = optimizer.update(grads, state, params, batch=batch)
-            return optax.apply_updates(params, updates), state, loss
+def _in_a_loop(
+    problem: Problem,
+    method: str,
+    settings: Any,
+    params: Params,
+    draw: Callable[[jax.Array], Batch],
+) -> Callable[[], Any]:
+    """`LOOP_STEPS` training steps of a method in one compiled loop."""
+    optimizer, step = _training_step(problem, method, settings)
 
-        state = optimizer.init(params)
-        self._call = lambda: step(params, state, batch)
+    def body(number: jax.Array, carry: Any) -> Any:
+        params, state = carry
+        return step(params, state, draw(number))[:2]
 
-    def __call__(self) -> Any:
-        return self._call()
+    loop = jax.jit(lambda carry: jax.lax.fori_loop(0, LOOP_STEPS, body, carry))
+    carry = (params, optimizer.init(params))
+    return lambda: loop(carry)
+
+
+def _training_step(
+    problem: Problem, method: str, settings: Any
+) -> tuple[Optimizer, Callable[[Params, optax.OptState, Batch], Any]]:
+    """A method's optimizer, and ``(params, state, batch) -> (params, state, loss)``."""
+    chosen = methods.get(method)
+    optimizer = chosen.optimizer(problem, chosen.settings(problem, settings))
+    value_and_grad = jax.value_and_grad(batch_loss(problem))
+
+    def step(params: Params, state: optax.OptState, batch: Batch) -> Any:
+        loss, grads = value_and_grad(params, batch)
+        updates, state = optimizer.update(grads, state, params, batch=batch)
+        return optax.apply_updates(params, updates), state, loss
+
+    return optimizer, step
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
