@@ -10,10 +10,10 @@ from typing import Any
 
 import optax
 
-from hig_optax._adaptive import adaptive_hig
-from hig_optax._sip import sip_value_and_grad as sip_value_and_grad
-from hig_optax._spring import spring as spring
-from hig_optax._transform import hig
+from hig_optax._optimizers.adaptive import adaptive_hig
+from hig_optax._optimizers.sip import sip_value_and_grad as sip_value_and_grad
+from hig_optax._optimizers.spring import spring as spring
+from hig_optax._optimizers.transform import hig
 from hig_optax._types import AxisName, JacobianMode, LossFn, ResidualFns, Scalar, Solver, Tree
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax._blocks import Blocks, Dense, Outer, symmetric_product
+from hig_optax._jacobian.blocks import Blocks, Dense, Outer, symmetric_product
 
 
 def blocks(b, r, positions, seed=0):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax._control import DAMPED_FACTOR, LOSS_OF_FACTOR, MIN_FACTOR, Progress
+from hig_optax._optimizers.control import DAMPED_FACTOR, LOSS_OF_FACTOR, MIN_FACTOR, Progress
 
 
 @jax.jit

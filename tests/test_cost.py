@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hig_optax._cost import cost_of
+from hig_optax._planning.cost import cost_of
 
 
 def cost(fun, *shapes):

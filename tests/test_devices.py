@@ -12,7 +12,7 @@ import pytest
 from matrices import relative_error
 
 import hig_optax
-from hig_optax import _traffic
+from hig_optax._planning import traffic
 
 pytestmark = pytest.mark.devices
 
@@ -158,7 +158,7 @@ def planned(way, params, batch):
     if way == "adaptive":
         opt = optimizer(way)
         step = stepped(opt)
-        return _traffic.collectives(jax.make_jaxpr(step)(params, opt.init(params), batch, params))
+        return traffic.collectives(jax.make_jaxpr(step)(params, opt.init(params), batch, params))
     fun, own = WAYS[way]
     plan = hig_optax.plan(fun, params, batch, rtol=1e-2, **own)
     assert plan.devices == 8

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matrices import SHAPES, SPECTRA, planted, relative_error
 
-from hig_optax._direction import half_inverse_direction
+from hig_optax._solvers.direction import half_inverse_direction
 
 EXPONENTS = [1.0, 0.0, -0.5, -0.75, -1.0]
 

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [*sorted((ROOT / "hig_optax").glob("_[a-z]*.py")), ROOT / "hig_optax" / "baselines.py"]
+PACKAGE = ROOT / "hig_optax"
+LABORATORY = {"problems", "experiments"}
+SOURCES = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.relative_to(PACKAGE).parts[0] not in LABORATORY
+]
 GAP = "…"
 
 
@@ -80,7 +86,7 @@ def raise_statements():
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-                yield path.name, node.lineno, node.end_lineno, ast.unparse(node.exc)
+                yield str(path), node.lineno, node.end_lineno, ast.unparse(node.exc)
 
 
 def provoking_tests():
@@ -128,7 +134,7 @@ def expanded(function):
 def site(error):
     """Where the core raised an error: (file, line) of the last frame, if that is the core's."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    return Path(frame.f_code.co_filename).name, line
+    return frame.f_code.co_filename, line
 
 
 def test_every_error_is_observed(monkeypatch):

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from matrices import SHAPES, SPECTRA, planted
 
-from hig_optax import _gram, _svd
-from hig_optax._blocks import Blocks, Dense
+from hig_optax._jacobian.blocks import Blocks, Dense
+from hig_optax._solvers import gram as gram_solver
+from hig_optax._solvers import svd
 from hig_optax._types import Known
 
 
 def gram(A, data_eps=2.3e-16):
-    return _gram.factorise(Blocks((Dense(A),)), data_eps=data_eps)
+    return gram_solver.factorise(Blocks((Dense(A),)), data_eps=data_eps)
 
 
-SOLVERS = {"svd": _svd.factorise, "gram": gram}
+SOLVERS = {"svd": svd.factorise, "gram": gram}
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
@@ -58,6 +59,6 @@ def test_noise_of_dependent_rows_stays_below_the_floor(solver, shape, condition,
         if solver == "gram":
             factors = gram(jnp.asarray(A, jnp.float64), data_eps=float(np.finfo(dtype).eps))
         else:
-            factors = _svd.factorise(jnp.asarray(A))
+            factors = svd.factorise(jnp.asarray(A))
         assert int((factors.s > factors.floor * factors.s[0]).sum()) == r
         assert factors.floor < 1e-6  # below the default rtol, which must mean what it says

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax._filters import cut, gradient_weights
+from hig_optax._solvers.filters import cut, gradient_weights
 
 S = jnp.array([4.0, 2.0, 1.0, 0.5, 0.0])
 

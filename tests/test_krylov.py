@@ -10,8 +10,8 @@ import pytest
 from matrices import SPECTRA, planted, relative_error
 
 import hig_optax
-from hig_optax._krylov import bidiagonalise
-from hig_optax._krylov_direction import krylov_direction
+from hig_optax._solvers.krylov import bidiagonalise
+from hig_optax._solvers.krylov_direction import krylov_direction
 
 SHAPES = {"wide": (24, 90), "tall": (90, 24), "one row": (1, 9)}
 

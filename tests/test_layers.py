@@ -9,40 +9,22 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hig_optax"
 
-# Each module may import those of lower rank. Modules of one rank do not know each other.
-RANKS = [
-    {"_types", "_cost", "_traffic"},
-    {
-        "_filters",
-        "_float64",
-        "_linen",
-        "_residual",
-        "_batch",
-        "_settings",
-        "_taps",
-        "_options",
-        "_weights",
-        "_wrappers",
-        "_control",
-    },
-    {"_columns", "_plan", "_krylov", "_blocks", "_devices"},
-    {"_shares", "_svd", "_slices", "_mesh"},
-    {"_gram", "_jacobian"},
-    {"_row_blocks", "_direction"},
-    {"_sliced", "_krylov_direction"},
-    {"_spread"},
-    {"_report", "_step"},
-    {"_planning"},
-    {"_accumulate", "_transform", "_adaptive", "_spring", "_sip"},
+# What each folder or module at the top may import: those before it. Within a folder no circles.
+ORDER = [
+    "_types",
+    "_float64",
+    "_inputs",
+    "_devices",
+    "_jacobian",
+    "_solvers",
+    "_planning",
+    "_optimizers",
+    "baselines",
+    "__init__",
 ]
-OPTAX_MAY_BE_IMPORTED_BY = {
-    "_accumulate",
-    "_transform",
-    "_adaptive",
-    "_spring",
-    "_columns",
-    "_wrappers",
-}
+APART = {"problems", "experiments"}
+OPTAX_MAY_BE_IMPORTED_BY = {"_inputs/columns", "_inputs/wrappers", "baselines"}
+CORE = [p for p in sorted(PACKAGE.rglob("*.py")) if p.relative_to(PACKAGE).parts[0] not in APART]
 
 
 def imported(path: Path) -> set[str]:
@@ -57,23 +39,50 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def core_imports(path: Path) -> set[str]:
-    names = {
-        name.removeprefix("hig_optax.").split(".")[0]
-        for name in imported(path)
-        if "hig_optax" in name
-    }
-    return {name for name in names if (PACKAGE / f"{name}.py").exists()}
+def place(path: Path) -> str:
+    """The folder or module at the top that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("_[a-z]*.py")), ids=lambda p: p.stem)
+def module_name(path: Path) -> str:
+    parts = ("hig_optax", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def of_package(path: Path) -> set[str]:
+    """The modules of the package that a file imports, a folder standing for its `__init__`."""
+    names = {module_name(p) for p in PACKAGE.rglob("*.py")}
+    found = {name for name in imported(path) if name in names}
+    # "from hig_optax.a import b" names both a and a.b where b is a module.
+    return {n for n in found if not any(m.startswith(f"{n}.") for m in found)}
+
+
+def test_no_folder_is_missed():
+    found = {place(p) for p in PACKAGE.rglob("*.py")}
+    assert found == {*ORDER, *APART}
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: module_name(p))
 def test_core_imports_run_one_way(path):
-    rank = next((i for i, names in enumerate(RANKS) if path.stem in names), None)
-    assert rank is not None, f"{path.stem} has no rank"
-    below = set().union(*RANKS[:rank])
-    assert core_imports(path) <= below
-    if path.stem not in OPTAX_MAY_BE_IMPORTED_BY:
+    own = place(path)
+    below = ORDER[: ORDER.index(own)]
+    for name in of_package(path) - {"hig_optax"}:
+        other = name.split(".")[1]
+        assert other in below or (other == own and path.name != "__init__.py"), name
+    stem = str(path.relative_to(PACKAGE).with_suffix(""))
+    if (
+        own not in ("_optimizers", *OPTAX_MAY_BE_IMPORTED_BY)
+        and stem not in OPTAX_MAY_BE_IMPORTED_BY
+    ):
         assert not any(name.split(".")[0] == "optax" for name in imported(path))
+
+
+def test_no_circles():
+    graph = {module_name(p): of_package(p) for p in PACKAGE.rglob("*.py")}
+    while graph:
+        ends = {name for name, needs in graph.items() if not needs & set(graph)}
+        assert ends, f"these import each other: {sorted(graph)}"
+        graph = {name: needs for name, needs in graph.items() if name not in ends}
 
 
 @pytest.mark.parametrize(

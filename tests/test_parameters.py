@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import hig_optax
-from hig_optax._columns import Columns
+from hig_optax._inputs.columns import Columns
 
 BATCH = {"x": jnp.linspace(-1.0, 1.0, 5), "y": jnp.linspace(0.5, 2.0, 5)}
 

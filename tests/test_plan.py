@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax import _plan
-from hig_optax._plan import choose_jacobian, choose_solver
+from hig_optax._jacobian import choices
+from hig_optax._jacobian.choices import choose_jacobian, choose_solver
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_auto_solver(dtype, rtol, expected):
 
 
 def test_a_backend_without_float64_gets_the_svd(monkeypatch):
-    monkeypatch.setattr(_plan, "backend_has_float64", lambda: False)
+    monkeypatch.setattr(choices, "backend_has_float64", lambda: False)
     assert choose_solver("auto", dtype=jnp.dtype(jnp.float32), rtol=1e-2) == "svd"
     with pytest.raises(ValueError, match='solver="gram" needs float64'):
         choose_solver("gram", dtype=jnp.dtype(jnp.float32), rtol=1e-2)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import hig_optax
-from hig_optax import _planning
-from hig_optax._settings import Settings
+from hig_optax._inputs.settings import Settings
+from hig_optax._planning import planning
 
 MIB = 2**20
 
@@ -63,7 +63,7 @@ def test_the_exact_solver_then_chunks_then_krylov_then_an_error():
     assert chunked.chosen.solver == "gram"
     assert chunked.chosen.chunk_size < 512
     assert chunked.chosen.peak_bytes < whole.chosen.peak_bytes
-    krylov = hig_optax.plan(*args, memory_budget=_planning.FIXED + 8 * MIB)
+    krylov = hig_optax.plan(*args, memory_budget=planning.FIXED + 8 * MIB)
     assert krylov.chosen.solver == "krylov"
     assert "unsettled" in krylov.reason
     with pytest.raises(
@@ -102,7 +102,7 @@ def test_a_residual_without_forward_rule_has_no_krylov():
 
 def test_num_matvecs_is_for_krylov_alone(monkeypatch):
     """Given with `auto`, it must not be refused where another solver is weighed or taken."""
-    monkeypatch.setattr(_planning, "SMALL_JACOBIAN", 0)
+    monkeypatch.setattr(planning, "SMALL_JACOBIAN", 0)
     plan = hig_optax.plan(residual_fn, *shapes(16), num_matvecs=7)
     assert plan.chosen.solver == "gram"
     opt = hig_optax.scale_by_hig(residual_fn, num_matvecs=7)
@@ -113,8 +113,8 @@ def test_num_matvecs_is_for_krylov_alone(monkeypatch):
 @pytest.mark.parametrize("make", [hig_optax.scale_by_hig, hig_optax.adaptive_hig])
 def test_auto_takes_what_the_plan_says(make, monkeypatch):
     """With the budget of the plan small enough, `auto` is krylov; nothing runs to find that out."""
-    monkeypatch.setattr(_planning, "SMALL_JACOBIAN", 0)
-    monkeypatch.setattr(_planning, "AUTO_MEMORY", _planning.FIXED + MIB // 2)
+    monkeypatch.setattr(planning, "SMALL_JACOBIAN", 0)
+    monkeypatch.setattr(planning, "AUTO_MEMORY", planning.FIXED + MIB // 2)
     params, batch = (
         jax.tree.map(lambda x: jnp.ones(x.shape) / x.shape[0], tree) for tree in shapes(64)
     )
@@ -134,8 +134,8 @@ def test_auto_takes_what_the_plan_says(make, monkeypatch):
 
 
 def test_auto_takes_the_least_where_nothing_fits(monkeypatch):
-    monkeypatch.setattr(_planning, "SMALL_JACOBIAN", 0)
-    monkeypatch.setattr(_planning, "AUTO_MEMORY", 1)
+    monkeypatch.setattr(planning, "SMALL_JACOBIAN", 0)
+    monkeypatch.setattr(planning, "AUTO_MEMORY", 1)
     plan = hig_optax.plan(residual_fn, *shapes(64))
     assert plan.chosen.peak_bytes == min(o.peak_bytes for o in plan.options if o.solver != "svd")
     assert plan.reason == "the least: nothing fits"

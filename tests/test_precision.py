@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matrices import direction, planted, relative_error
 
-from hig_optax._direction import half_inverse_direction
-from hig_optax._plan import choose_solver
+from hig_optax._jacobian.choices import choose_solver
+from hig_optax._solvers.direction import half_inverse_direction
 
 pytestmark = pytest.mark.usefixtures("compiled_as_for_users")
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax._batch import take_apart
-from hig_optax._jacobian import stacked_jacobian
-from hig_optax._residual import RealView, trace_rows
+from hig_optax._inputs.batch import take_apart
+from hig_optax._inputs.residual import RealView, trace_rows
+from hig_optax._jacobian.differentiate import stacked_jacobian
 
 TREE = {
     "a": jnp.arange(6.0).reshape(2, 3),

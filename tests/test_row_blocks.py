@@ -9,8 +9,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import hig_optax
-from hig_optax._residual import trace_rows
-from hig_optax._row_blocks import RowBlock, blockwise_jacobian, split_batch, stacked
+from hig_optax._inputs.residual import trace_rows
+from hig_optax._jacobian.row_blocks import RowBlock, blockwise_jacobian, split_batch, stacked
 
 PARAMS = {"w": jnp.array([[0.3, -0.2, 0.4], [0.1, 0.5, -0.6]]), "b": jnp.array([0.1, -0.1, 0.2])}
 

@@ -11,7 +11,7 @@ from matrices import relative_error
 
 import hig_optax
 from hig_optax._float64 import float64_island
-from hig_optax._slices import (
+from hig_optax._jacobian.slices import (
     Slices,
     assemble_across,
     assemble_along,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import hig_optax
-from hig_optax import _step
-from hig_optax._taps import find_taps
+from hig_optax._jacobian.taps import find_taps
+from hig_optax._solvers import step
 
 
 def network():
@@ -153,7 +153,7 @@ def test_the_update_is_the_same(residual, chunk_size, monkeypatch):
             return jax.jit(lambda w: opt.update(grads, opt.init(w), w, batch=batch))(w)
 
         factored, state = update()
-        monkeypatch.setattr(_step, "find_taps", lambda *_: None)
+        monkeypatch.setattr(step, "find_taps", lambda *_: None)
         plain, reference = update()
     assert state.spectrum.rank == reference.spectrum.rank
     for a, b in zip(jax.tree.leaves(factored), jax.tree.leaves(plain), strict=True):

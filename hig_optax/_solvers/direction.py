@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from hig_optax import _gram, _svd
-from hig_optax._blocks import Blocks, Dense
-from hig_optax._filters import cut, gradient_weights
 from hig_optax._float64 import dot, float64_island, power_of_two
-from hig_optax._gram import ColumnGram, RowGram
-from hig_optax._shares import ColumnShare, RowShare
+from hig_optax._jacobian.blocks import Blocks, Dense
+from hig_optax._jacobian.shares import ColumnShare, RowShare
+from hig_optax._solvers import gram, svd
+from hig_optax._solvers.filters import cut, gradient_weights
+from hig_optax._solvers.gram import ColumnGram, RowGram
 from hig_optax._types import Factors, Known, Scalar
 
 Matrix = Blocks | ColumnShare | RowShare | RowGram | ColumnGram
@@ -165,9 +165,9 @@ def decompose(
     J = J.zero_unless(is_finite)
     if solver == "svd":
         assert not isinstance(J, (RowGram, ColumnGram)), "a Gram matrix is no matter for an SVD"
-        factors = _svd.factorise(J.written_out(), shape=J.shape, devices=J.devices)
+        factors = svd.factorise(J.written_out(), shape=J.shape, devices=J.devices)
     else:
-        factors = _gram.factorise(J, data_eps=data_eps)
+        factors = gram.factorise(J, data_eps=data_eps)
     s = factors.s
     keep, cutoff = cut(s, rtol=rtol, atol=atol / J_unit, floor=factors.floor, max_rank=max_rank)
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from hig_optax._blocks import block_pairs, from_pairs, symmetric_product
 from hig_optax._float64 import Wide, dot, float64_island, power_of_two
+from hig_optax._jacobian.blocks import block_pairs, from_pairs, symmetric_product
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from hig_optax._control import (
+from hig_optax._devices.devices import Devices
+from hig_optax._devices.mesh import Arguments, updated_on_devices
+from hig_optax._float64 import norm
+from hig_optax._inputs.settings import NOT_PASSED, Settings, check_learning_rate, check_number
+from hig_optax._optimizers.control import (
     Progress,
     is_rounding,
     next_damping,
@@ -18,14 +22,10 @@ from hig_optax._control import (
     share_within,
     shorten_until_lower,
 )
-from hig_optax._devices import Devices
-from hig_optax._direction import Scaling
-from hig_optax._float64 import norm
-from hig_optax._mesh import Arguments, updated_on_devices
-from hig_optax._planning import settled
-from hig_optax._report import blank, report
-from hig_optax._settings import NOT_PASSED, Settings, check_learning_rate, check_number
-from hig_optax._step import (
+from hig_optax._optimizers.report import blank, report
+from hig_optax._planning.planning import settled
+from hig_optax._solvers.direction import Scaling
+from hig_optax._solvers.step import (
     Linearised,
     direction_from,
     linearise,

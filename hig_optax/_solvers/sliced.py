@@ -8,13 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hig_optax._blocks import Blocks, Dense, Outer
-from hig_optax._devices import Devices
-from hig_optax._direction import Direction, Scaling, carried_on, cosine, decompose
+from hig_optax._devices.devices import Devices
 from hig_optax._float64 import Wide, float64_island, power_of_two
-from hig_optax._gram import ColumnGram, RowGram
-from hig_optax._shares import ColumnShare
-from hig_optax._slices import (
+from hig_optax._jacobian.blocks import Blocks, Dense, Outer
+from hig_optax._jacobian.shares import ColumnShare
+from hig_optax._jacobian.slices import (
     Slices,
     assemble_across,
     assemble_along,
@@ -23,6 +21,8 @@ from hig_optax._slices import (
     sums_along,
     transposed_product,
 )
+from hig_optax._solvers.direction import Direction, Scaling, carried_on, cosine, decompose
+from hig_optax._solvers.gram import ColumnGram, RowGram
 from hig_optax._types import Known, Scalar
 
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hig_optax._batch import Samples
-from hig_optax._blocks import Dense, Outer
-from hig_optax._residual import Rows
-from hig_optax._slices import Slices
-from hig_optax._taps import Tapped
+from hig_optax._inputs.batch import Samples
+from hig_optax._inputs.residual import Rows
+from hig_optax._jacobian.blocks import Dense, Outer
+from hig_optax._jacobian.slices import Slices
+from hig_optax._jacobian.taps import Tapped
 
 
 def stacked_jacobian(

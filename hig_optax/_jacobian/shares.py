@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from hig_optax._blocks import Outer, symmetric_product
-from hig_optax._devices import Devices
+from hig_optax._devices.devices import Devices
 from hig_optax._float64 import dot
+from hig_optax._jacobian.blocks import Outer, symmetric_product
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from hig_optax._batch import sample_axes, take_apart
-from hig_optax._devices import Devices
-from hig_optax._settings import Settings, check_passed
+from hig_optax._devices.devices import Devices
+from hig_optax._inputs.batch import sample_axes, take_apart
+from hig_optax._inputs.settings import Settings, check_passed
 from hig_optax._types import Tree
 
 ALIKE = PartitionSpec()

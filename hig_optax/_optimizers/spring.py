@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from hig_optax._control import rate_at, share_within
-from hig_optax._devices import Devices
-from hig_optax._direction import cosine
-from hig_optax._mesh import Arguments, updated_on_devices
-from hig_optax._report import blank, report
-from hig_optax._settings import NOT_PASSED, Settings, check_learning_rate, check_number
-from hig_optax._sliced import SlicedJacobian
-from hig_optax._step import direction_from, linearise, optimized_columns, size_and_dtype
+from hig_optax._devices.devices import Devices
+from hig_optax._devices.mesh import Arguments, updated_on_devices
+from hig_optax._inputs.settings import NOT_PASSED, Settings, check_learning_rate, check_number
+from hig_optax._optimizers.control import rate_at, share_within
+from hig_optax._optimizers.report import blank, report
+from hig_optax._solvers.direction import cosine
+from hig_optax._solvers.sliced import SlicedJacobian
+from hig_optax._solvers.step import direction_from, linearise, optimized_columns, size_and_dtype
 from hig_optax._types import AxisName, JacobianMode, ResidualFns, Scalar, Solver, Spectrum, Tree
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from hig_optax._residual import RealView
+from hig_optax._inputs.residual import RealView
 from hig_optax._types import Tree
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, NamedTuple
 
-from hig_optax._traffic import Collective
+from hig_optax._planning.traffic import Collective
 
 Solver = Literal["svd", "gram", "krylov"]
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from hig_optax._batch import sample_axes
-from hig_optax._settings import NOT_PASSED, check_choice, check_count, check_passed
+from hig_optax._inputs.batch import sample_axes
+from hig_optax._inputs.settings import NOT_PASSED, check_choice, check_count, check_passed
 from hig_optax._types import Tree
 
 

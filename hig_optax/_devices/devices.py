@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hig_optax._batch import sample_axes
+from hig_optax._inputs.batch import sample_axes
 from hig_optax._types import Tree
 
 

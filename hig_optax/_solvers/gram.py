@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from hig_optax._blocks import Blocks
 from hig_optax._float64 import dot
-from hig_optax._shares import ColumnShare, RowShare
+from hig_optax._jacobian.blocks import Blocks
+from hig_optax._jacobian.shares import ColumnShare, RowShare
 from hig_optax._types import Factors, Known
 
 # An eigenvalue of the Gram matrix carries an error of about ε·σ₁², so a singular value below sqrt(ε)·σ₁

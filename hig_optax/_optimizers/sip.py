@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hig_optax._batch import Samples, take_apart
-from hig_optax._direction import half_inverse_direction
-from hig_optax._plan import choose_jacobian, exact_solver
-from hig_optax._residual import RealView, Rows, trace_rows
-from hig_optax._settings import check_function
+from hig_optax._inputs.batch import Samples, take_apart
+from hig_optax._inputs.residual import RealView, Rows, trace_rows
+from hig_optax._inputs.settings import check_function
+from hig_optax._jacobian.choices import choose_jacobian, exact_solver
+from hig_optax._solvers.direction import half_inverse_direction
 from hig_optax._types import Scalar, Tree
 
 ControlFn = Callable[[Tree, Tree], Tree]

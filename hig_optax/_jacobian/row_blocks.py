@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hig_optax._batch import Samples, take_apart
-from hig_optax._jacobian import stacked_jacobian, stacked_rows
-from hig_optax._plan import choose_jacobian
-from hig_optax._residual import RealView, Rows
+from hig_optax._inputs.batch import Samples, take_apart
+from hig_optax._inputs.residual import RealView, Rows
+from hig_optax._jacobian.choices import choose_jacobian
+from hig_optax._jacobian.differentiate import stacked_jacobian, stacked_rows
 from hig_optax._types import JacobianMode, Tree
 
 

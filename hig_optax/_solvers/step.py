@@ -8,21 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hig_optax._batch import Samples, take_apart
-from hig_optax._blocks import Blocks, Dense
-from hig_optax._columns import Columns
-from hig_optax._devices import Devices
-from hig_optax._direction import Direction, RowBlocks, Scaling, half_inverse_direction
-from hig_optax._jacobian import (
-    LinearMaps,
-    factored_jacobian,
-    jacobian_slices,
-    linear_maps,
-    stacked_jacobian,
-    stacked_rows,
-)
-from hig_optax._krylov_direction import krylov_direction, krylov_step
-from hig_optax._plan import (
+from hig_optax._devices.devices import Devices
+from hig_optax._inputs.batch import Samples, take_apart
+from hig_optax._inputs.columns import Columns
+from hig_optax._inputs.residual import Rows, trace_rows
+from hig_optax._inputs.settings import Settings, check_passed
+from hig_optax._inputs.wrappers import placeholder_type, refuse_multi_steps
+from hig_optax._jacobian.blocks import Blocks, Dense
+from hig_optax._jacobian.choices import (
     DEFAULT_MATVECS,
     choose_jacobian,
     choose_solver,
@@ -30,15 +23,22 @@ from hig_optax._plan import (
     may_be_held,
     refuse_custom_vjp,
 )
-from hig_optax._residual import Rows, trace_rows
-from hig_optax._row_blocks import RowBlock, blockwise_jacobian, split_batch, stacked
-from hig_optax._settings import Settings, check_passed
-from hig_optax._shares import ColumnShare, RowShare
-from hig_optax._sliced import SlicedJacobian, sliced_direction
-from hig_optax._spread import shared_jacobian, shared_maps
-from hig_optax._taps import find_taps
+from hig_optax._jacobian.differentiate import (
+    LinearMaps,
+    factored_jacobian,
+    jacobian_slices,
+    linear_maps,
+    stacked_jacobian,
+    stacked_rows,
+)
+from hig_optax._jacobian.row_blocks import RowBlock, blockwise_jacobian, split_batch, stacked
+from hig_optax._jacobian.shares import ColumnShare, RowShare
+from hig_optax._jacobian.taps import find_taps
+from hig_optax._solvers.direction import Direction, RowBlocks, Scaling, half_inverse_direction
+from hig_optax._solvers.krylov_direction import krylov_direction, krylov_step
+from hig_optax._solvers.sliced import SlicedJacobian, sliced_direction
+from hig_optax._solvers.spread import shared_jacobian, shared_maps
 from hig_optax._types import LossFn, ResidualFn, Tree
-from hig_optax._wrappers import placeholder_type, refuse_multi_steps
 
 
 def optimized_columns(settings: Settings, params: Tree, batch: Tree, all_params: Tree) -> Columns:

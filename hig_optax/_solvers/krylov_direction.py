@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hig_optax import _krylov
-from hig_optax._direction import (
+from hig_optax._float64 import dot, norm
+from hig_optax._solvers import krylov
+from hig_optax._solvers.direction import (
     Direction,
     RowBlocks,
     Scaling,
@@ -18,7 +19,6 @@ from hig_optax._direction import (
     shares_of,
     unit_of,
 )
-from hig_optax._float64 import dot, norm
 from hig_optax._types import Scalar
 
 
@@ -73,7 +73,7 @@ def krylov_direction(
     x = gradient if cotangent is None else cotangent
     x = x / unit_of(x)[0]
     start = matvec(x) if cotangent is None else x
-    B, V = _krylov.bidiagonalise(
+    B, V = krylov.bidiagonalise(
         matvec,
         rmatvec,
         start,

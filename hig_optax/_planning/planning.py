@@ -8,16 +8,16 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from hig_optax._columns import Columns
-from hig_optax._cost import cost_of
-from hig_optax._devices import Devices
+from hig_optax._devices.devices import Devices
+from hig_optax._devices.mesh import Arguments, Update, on_devices
 from hig_optax._float64 import backend_has_float64
-from hig_optax._mesh import Arguments, Update, on_devices
-from hig_optax._options import Option, Plan, Solver
-from hig_optax._plan import exact_solver
-from hig_optax._settings import Settings, check_number
-from hig_optax._step import find_direction, lay_out, optimized_columns
-from hig_optax._traffic import collectives
+from hig_optax._inputs.columns import Columns
+from hig_optax._inputs.settings import Settings, check_number
+from hig_optax._jacobian.choices import exact_solver
+from hig_optax._planning.cost import cost_of
+from hig_optax._planning.options import Option, Plan, Solver
+from hig_optax._planning.traffic import collectives
+from hig_optax._solvers.step import find_direction, lay_out, optimized_columns
 from hig_optax._types import ResidualFns, Tree
 
 AUTO_MEMORY = 4 * 2**30
@@ -42,7 +42,7 @@ SMALLER = 4
 
 
 class _Layout(NamedTuple):
-    """What decides which options there are; see `hig_optax._step.Layout`."""
+    """What decides which options there are; see `hig_optax._solvers.step.Layout`."""
 
     shape: tuple[int, int]
     dtype: Any

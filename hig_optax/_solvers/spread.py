@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from hig_optax._batch import Samples
-from hig_optax._blocks import Dense, Outer
-from hig_optax._devices import Devices
-from hig_optax._jacobian import (
+from hig_optax._devices.devices import Devices
+from hig_optax._inputs.batch import Samples
+from hig_optax._inputs.residual import Rows
+from hig_optax._jacobian.blocks import Dense, Outer
+from hig_optax._jacobian.differentiate import (
     LinearMaps,
     factored_jacobian,
     jacobian_slices,
@@ -18,11 +19,10 @@ from hig_optax._jacobian import (
     stacked_jacobian,
     stacked_rows,
 )
-from hig_optax._residual import Rows
-from hig_optax._shares import ColumnShare, RowShare
-from hig_optax._sliced import SlicedJacobian
-from hig_optax._slices import Slices
-from hig_optax._taps import Tapped
+from hig_optax._jacobian.shares import ColumnShare, RowShare
+from hig_optax._jacobian.slices import Slices
+from hig_optax._jacobian.taps import Tapped
+from hig_optax._solvers.sliced import SlicedJacobian
 
 
 def shared_jacobian(

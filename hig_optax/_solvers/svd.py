@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hig_optax._devices import Devices
+from hig_optax._devices.devices import Devices
 from hig_optax._float64 import dot
 from hig_optax._types import Factors
 

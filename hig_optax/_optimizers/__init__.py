@@ -1,0 +1,1 @@
+"""The Optax transformations, and what their states report."""
