@@ -63,6 +63,15 @@ class Wide(NamedTuple):
         """An array of zeros."""
         return cls(jnp.zeros(shape) if has_float64() else jnp.zeros((*shape, 2), jnp.uint32))
 
+    @classmethod
+    def of(cls, x: Array) -> "Wide":
+        """An array raised to float64."""
+        return float64_island(lambda x: cls(x))(x)
+
+    def narrowed(self, dtype: Any) -> Array:
+        """The array rounded to a dtype."""
+        return float64_island(lambda x, _: x)(self, jnp.zeros((), dtype))
+
 
 def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
     """Evaluate `fun` in float64, whatever the dtype of its arguments and of the program.
@@ -71,7 +80,7 @@ def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
     the floating arguments. No global setting is touched. The backend must have float64.
 
     Arguments of type `Wide` reach `fun` as the float64 arrays that they stand for, and results that `fun`
-    marks as `Wide` keep all their digits.
+    marks as `Wide` keep all their digits. Where all arguments are `Wide`, all floating results must be.
 
     The island can be batched by `jax.vmap` in any nesting with ``jit``, ``scan``, ``cond`` and
     ``checkpoint``. In a float32 program it cannot be differentiated.
@@ -94,7 +103,8 @@ def float64_island(fun: Callable[..., Out]) -> Callable[..., Out]:
     def raised(*args: Tree, in_bits: bool) -> Tree:
         leaves = jax.tree.leaves(args, is_leaf=_is_wide)
         floats = [x.dtype for x in leaves if _is_float(x)]
-        out_dtype = min(floats, key=lambda dtype: jnp.finfo(dtype).bits)
+        widest = jnp.dtype(jnp.float64)
+        out_dtype = min(floats, key=lambda dtype: jnp.finfo(dtype).bits, default=widest)
         return _lowered(fun(*_raised(args, in_bits)), out_dtype, in_bits)
 
     # The batching rules of the primitives inside run after `enable_x64` has been left and would mix

@@ -328,7 +328,7 @@ def test_inside_shard_map_and_pmap():
     with pytest.raises(ValueError, match=r"checks what varies over its axes.*check_vma=False"):
         step(check_vma=True)(BATCH)
     opt = hig_optax.scale_by_hig(residual, axis_name="d", batch_axis=None)
-    with pytest.raises(ValueError, match=r"residual_fn takes the whole batch.*or is a dict"):
+    with pytest.raises(ValueError, match=r"residual_fn, or a block of it, takes the whole batch"):
         step(check_vma=False)(BATCH)
 
 

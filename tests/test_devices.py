@@ -378,7 +378,27 @@ def test_each_device_holds_its_share(settings, most, numbers):
         compiled, planned = growth(number, **settings) / (512 / number * 8)
         assert compiled < most
         # Of a share that is decomposed the plan counts two copies where XLA takes three; it adds a quarter.
-        assert 0.8 < planned / compiled < 1.7
+        # No plan counts on holding less than J, which XLA brought about on eight.
+        assert 0.8 < planned / max(compiled, 1) < 1.7
+
+
+@pytest.mark.parametrize("size", [(16, 8), (13, 7), (30, 22)], ids=str)
+@pytest.mark.parametrize("chunk_size", [None, 1])
+@pytest.mark.parametrize("fun", [residual, not_factored], ids=lambda f: f.__name__)
+def test_blocks_are_spread_like_one_function(fun, chunk_size, size):
+    """In factors or written out, held or in chunks, 44 parameters; numbers of samples that do not divide."""
+    blocks = {"inside": fun, "outside": lambda p, s: 0.5 * fun(p, s | {"x": s["x"] + 1})}
+    opt = hig_optax.scale_by_hig(blocks, solver="gram", rtol=1e-2, chunk_size=chunk_size)
+    params = init(jax.random.key(0))
+    batch = dict(zip(blocks, map(make_batch, size), strict=True))
+    grads = jax.grad(loss_fn)(params, batch["inside"])
+    plain = (params, opt.init(params), batch, grads)
+    expected = stepped(opt)(*plain)
+    with jax.set_mesh(make_mesh(8)):
+        compiled = stepped(opt).lower(*plain).compile()
+        assert_same(compiled(*plain), expected)
+    gathered = [size for kind, size in collectives(compiled.as_text()) if kind == "all-gather"]
+    assert all(x < 2 * sum(size) * 44 * 8 for x in gathered)
 
 
 def of_the_whole_batch():

@@ -10,8 +10,9 @@ import pytest
 from matrices import SPECTRA, planted, relative_error
 
 import hig_optax
+from hig_optax._jacobian.algebra import Dense
 from hig_optax._solvers.krylov import bidiagonalise
-from hig_optax._solvers.krylov_direction import krylov_direction
+from hig_optax._solvers.subspace import krylov_direction
 
 SHAPES = {"wide": (24, 90), "tall": (90, 24), "one row": (1, 9)}
 
@@ -30,7 +31,7 @@ def bidiagonal(J, start):
 @functools.partial(jax.jit, static_argnames=("k", "solver"))
 def jitted(J, gradient, cotangent, exponent, rtol, *, k, solver):
     return krylov_direction(
-        *maps(J),
+        Dense(J),
         gradient,
         cotangent,
         num_matvecs=k,

@@ -7,7 +7,8 @@ import pytest
 
 from hig_optax._inputs.batch import take_apart
 from hig_optax._inputs.residual import RealView, trace_rows
-from hig_optax._jacobian.differentiate import stacked_jacobian
+from hig_optax._jacobian.differentiate import Differentiator
+from hig_optax._jacobian.rows import Block
 
 TREE = {
     "a": jnp.arange(6.0).reshape(2, 3),
@@ -89,14 +90,13 @@ def build(mode="reverse", chunk_size=None, batch_axis=0):
         )
 
     rows = trace_rows(rows_of, view.split(PARAMS), samples.example)
-    return stacked_jacobian(
-        rows,
-        view.split(PARAMS),
-        samples,
-        mode=mode,
-        chunk_size=chunk_size,
-        dtype=jnp.dtype(jnp.float32),
-    )
+    block = Block(None, rows, samples, samples.size)
+    way = Differentiator(block, view.split(PARAMS), mode, jnp.dtype(jnp.float32))
+    if samples.size is None:
+        found = way.whole_batch(chunk_size)
+    else:
+        found = way.samples(samples.mapped, range(len(way.columns)), chunk_size)
+    return found.y, found.side_by_side()
 
 
 def test_jacobian_is_the_derivative_by_real_and_imaginary_parts():

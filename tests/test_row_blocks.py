@@ -1,5 +1,7 @@
 """Residuals in blocks with batches of their own: the same as one residual of the whole batch, but cheaper."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,10 +9,13 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
+from test_chunks import largest_array
 
 import hig_optax
-from hig_optax._inputs.residual import trace_rows
-from hig_optax._jacobian.row_blocks import RowBlock, blockwise_jacobian, split_batch, stacked
+from hig_optax._inputs.columns import Columns
+from hig_optax._inputs.settings import Settings
+from hig_optax._jacobian.form import form, lay_out
+from hig_optax._jacobian.rows import residual_of
 
 PARAMS = {"w": jnp.array([[0.3, -0.2, 0.4], [0.1, 0.5, -0.6]]), "b": jnp.array([0.1, -0.1, 0.2])}
 
@@ -73,27 +78,90 @@ def update(residual_fn, batch_axis, batch=BATCH, grads=GRADS, **settings):
 
 
 @pytest.mark.parametrize("mode", ["reverse", "forward"])
-def test_rows_and_jacobian_are_those_of_the_whole_batch(mode):
-    names = tuple(sorted(BLOCKS))
-    parts = (PARAMS["b"], PARAMS["w"])
-    blocks = {}
-    for name, samples in split_batch(names, BATCH, AXES).items():
-
-        def residual(parts, entries, name=name, samples=samples):
-            return BLOCKS[name](dict(zip("bw", parts, strict=True)), samples.assemble(entries))
-
-        blocks[name] = RowBlock(trace_rows(residual, parts, samples.example), samples)
-    rows = stacked(blocks, chunk_size=2)
-    y, J = jax.jit(
-        lambda: blockwise_jacobian(
-            blocks, parts, jacobian=mode, chunk_size=None, dtype=jnp.dtype("float32")
-        )
-    )()
-    chex.assert_trees_all_close(rows.view.unravel(y), rows_of(PARAMS, BATCH), rtol=1e-6)
-    np.testing.assert_allclose(rows.evaluate(parts, ()), y, rtol=1e-6)
-    expected = jax.jacrev(lambda parts: rows.evaluate(parts, ()))(parts)
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_rows_and_jacobian_are_those_of_the_whole_batch(mode, chunk_size):
+    settings = Settings(BLOCKS, batch_axis=AXES)
+    columns = Columns.of(PARAMS, None)
+    residual = residual_of(settings, columns, BATCH)
+    layout = lay_out(
+        residual,
+        columns.parts,
+        jacobian=mode,
+        chunk_size=chunk_size,
+        dtype=jnp.dtype("float32"),
+        is_condensed=False,
+    )
+    y, J = jax.jit(lambda: [form(layout)[0], form(layout)[1].matrix()])()
+    chex.assert_trees_all_close(residual.unravel(y), rows_of(PARAMS, BATCH), rtol=1e-6)
+    np.testing.assert_allclose(residual.evaluate(columns.parts, chunk_size), y, rtol=1e-6)
+    expected = jax.jacrev(lambda parts: residual.evaluate(parts, None))(columns.parts)
     expected = np.concatenate([x.reshape(y.size, -1) for x in expected], axis=1)
     np.testing.assert_allclose(J, expected, atol=1e-6)
+
+
+def network(p, x):
+    return jnp.tanh(jnp.tanh(x @ p["A"] + p["b"]) @ p["B"]) @ p["C"]
+
+
+def one_layer_more(p, x):
+    """The same weights met with and without a derivative."""
+    return jax.jvp(lambda x: network(p, x), (x,), (jnp.ones_like(x),))[1]
+
+
+@pytest.mark.parametrize("chunk_size", [None, 3])
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [(network, network), (network, one_layer_more), (one_layer_more, one_layer_more)],
+    ids=["factors", "factors and written out", "written out"],
+)
+@pytest.mark.parametrize("counts", [(7, 4), (500, 300)], ids=["wide", "tall"])
+def test_two_blocks_are_one_function(counts, inside, outside, chunk_size):
+    """Whatever of their J is kept in factors, held, or formed in chunks that do not divide."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        shapes = {"A": (3, 20), "b": (20,), "B": (20, 20), "C": (20, 2)}
+        params = {k: jnp.asarray(rng.normal(size=s)) for k, s in shapes.items()}
+        batch = {
+            "inside": jnp.asarray(rng.normal(size=(counts[0], 3))),
+            "outside": jnp.asarray(rng.normal(size=(counts[1], 3))),
+        }
+        blocks = {"inside": inside, "outside": lambda p, x: 2.0 * outside(p, x)}
+
+        def whole(p, batch):
+            rows = [jax.vmap(blocks[k], (None, 0))(p, batch[k]).ravel() for k in sorted(blocks)]
+            return jnp.concatenate(rows)
+
+        grads = jax.grad(lambda p: jnp.sum(whole(p, batch) ** 2))(params)
+        one = hig_optax.scale_by_hig(whole, batch_axis=None, solver="svd", rtol=1e-2)
+        two = hig_optax.scale_by_hig(blocks, solver="gram", rtol=1e-2, chunk_size=chunk_size)
+        expected, found = jax.jit(
+            lambda: [o.update(grads, o.init(params), params, batch=batch) for o in (one, two)]
+        )()
+    scale = max(np.abs(x).max() for x in jax.tree.leaves(expected[0]))
+    # A Gram matrix squares the condition of what is kept: 1e4 times the rounding of float64.
+    chex.assert_trees_all_close(found[0], expected[0], rtol=0, atol=1e-11 * scale)
+    assert found[1].spectrum.rank == expected[1].spectrum.rank
+
+
+def test_the_jacobian_of_blocks_is_formed_in_chunks_too():
+    params = {
+        "A": jnp.ones((3, 50)),
+        "B": jnp.ones((50, 50)),
+        "C": jnp.ones((50, 2)),
+        "b": jnp.ones(50),
+    }
+    batch = {"inside": jnp.ones((40, 3)), "outside": jnp.ones((20, 3))}
+    # Scaled weights are no parameters: nothing stays in factors.
+    scaled = lambda p, x: network({k: 2.0 * v for k, v in p.items()}, x)  # noqa: E731
+    blocks = {"inside": scaled, "outside": scaled}
+
+    def largest(chunk_size):
+        opt = hig_optax.scale_by_hig(blocks, solver="gram", chunk_size=chunk_size)
+        update = functools.partial(opt.update, batch=batch)
+        return largest_array(jax.make_jaxpr(update)(params, opt.init(params), params).jaxpr)
+
+    m, n = 120, 2800
+    assert largest(2) < m * n / 4 < largest(None)
 
 
 @pytest.mark.parametrize(

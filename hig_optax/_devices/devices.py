@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hig_optax._inputs.batch import sample_axes
+from hig_optax._inputs.batch import by_block, sample_axes
 from hig_optax._types import Tree
 
 
@@ -21,8 +21,13 @@ class Devices:
     axes: tuple[str, ...]
     """Names of the mesh axes that the samples are spread over; they are bound (within ``shard_map``)."""
 
-    num_samples: int
-    """Of all devices together. Where they do not divide evenly, the last devices repeat the last sample."""
+    samples: tuple[tuple[str | None, int], ...]
+    """Samples of all devices together, of each block of rows by its name, None for a residual without. Where
+    they do not divide evenly, the last devices repeat the last sample."""
+
+    def samples_of(self, name: str | None) -> int:
+        """Samples of a block on all devices."""
+        return dict(self.samples)[name]
 
     @property
     def number(self) -> int:
@@ -69,29 +74,36 @@ class Devices:
         padded = jnp.pad(own, ((0, 0), (0, short)))
         return jax.lax.all_to_all(padded, self.axes, 1, 0, tiled=True)
 
-    def is_padding(self, own_samples: int) -> Array:
-        """Which of this device's samples repeat the last one."""
-        first = self._index() * own_samples
-        return first + jnp.arange(own_samples, dtype=first.dtype) >= self.num_samples
+    def is_padding(self, own: int, total: int) -> Array:
+        """Which of this device's samples of a block repeat the last one."""
+        first = self._index() * own
+        return first + jnp.arange(own, dtype=first.dtype) >= total
 
     def whole_batch(self, batch: Tree, batch_axis: Tree) -> Tree:
         """The samples of all devices."""
+        found = {
+            name: self._whole(part, axes, self.samples_of(name))
+            for name, part, axes in by_block([name for name, _ in self.samples], batch, batch_axis)
+        }
+        return found.get(None, found)
+
+    def _whole(self, batch: Tree, batch_axis: Tree, size: int) -> Tree:
         leaves, treedef = jax.tree.flatten(batch, is_leaf=lambda x: x is None)
         axes = sample_axes(batch_axis, batch)
         return jax.tree.unflatten(
             treedef,
             [
-                x if axis is None else self._whole_leaf(x, axis)
+                x if axis is None else self._whole_leaf(x, axis, size)
                 for x, axis in zip(leaves, axes, strict=True)
             ],
         )
 
-    def _whole_leaf(self, x: Any, axis: int) -> Array:
+    def _whole_leaf(self, x: Any, axis: int, size: int) -> Array:
         x = jnp.asarray(x)
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            data = self._whole_leaf(jax.random.key_data(x), axis % x.ndim)
+            data = self._whole_leaf(jax.random.key_data(x), axis % x.ndim, size)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-        return self.whole(x, size=self.num_samples, axis=axis % x.ndim)
+        return self.whole(x, size=size, axis=axis % x.ndim)
 
     def _index(self) -> Array:
         return jax.lax.axis_index(self.axes)

@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from hig_optax._devices.devices import Devices
-from hig_optax._inputs.batch import sample_axes, take_apart
+from hig_optax._inputs.batch import by_block, sample_axes, split_batch
 from hig_optax._inputs.settings import Settings, check_passed
 from hig_optax._types import Tree
 
@@ -40,8 +40,8 @@ def on_devices(update: Update, settings: Settings, arguments: Arguments) -> Tree
 
     Within ``shard_map`` or ``pmap`` each device has its own samples already. Elsewhere the mesh is that of
     ``jax.set_mesh`` or else of the arguments, and the samples are spread over all of its axes, or those in
-    `Settings.axis_name`. Without a mesh, and where a residual takes the whole batch or has blocks, the update
-    is written for one device; on a mesh the compiler then partitions it as it likes.
+    `Settings.axis_name`. Without a mesh, and where a residual, or one of its blocks, takes the whole batch,
+    the update is written for one device; on a mesh the compiler then partitions it as it likes.
 
     Args:
         update: A function of `devices`, a `Devices` or None where there is nobody to share with, and the
@@ -60,12 +60,17 @@ def on_devices(update: Update, settings: Settings, arguments: Arguments) -> Tree
     check_passed(arguments.params, arguments.batch)
     name = settings.axis_name
     names = (name,) if isinstance(name, str) else name
-    has_samples = settings.batch_axis is not None and not settings.blocks
+    samples = {
+        k: x.size
+        for k, x in split_batch(settings.blocks, arguments.batch, settings.batch_axis).items()
+    }
+    has_samples = None not in samples.values()
     around = jax.sharding.get_abstract_mesh()
     if around.manual_axes:
         names = _bound(names, around.manual_axes, has_samples)
-        size = _count(arguments.batch, settings) * jax.lax.axis_size(names)
-        return update(Devices(names, size), _laid(arguments, around))
+        number = jax.lax.axis_size(names)
+        total = tuple((name, number * (size or 1)) for name, size in samples.items())
+        return update(Devices(names, total), _laid(arguments, around))
     mesh = _mesh_of(arguments)
     if names is None:
         names = () if mesh is None else mesh.axis_names
@@ -118,8 +123,8 @@ def _bound(
         )
     if not has_samples:
         raise ValueError(
-            "residual_fn takes the whole batch (batch_axis=None) or is a dict of blocks, but update was "
-            f"called inside shard_map or pmap over {manual}, where a device has a part of the batch. Call it "
+            "residual_fn, or a block of it, takes the whole batch (batch_axis=None), but update was called "
+            f"inside shard_map or pmap over {manual}, where a device has a part of the batch. Call it "
             "outside, in a jitted step."
         )
     if _is_checked(names):
@@ -138,22 +143,30 @@ def _spread(
     arguments: Arguments,
 ) -> Tree:
     """The update within a ``shard_map`` of its own."""
-    size = _count(arguments.batch, settings)
     number = math.prod(mesh.shape[name] for name in names)
-    samples, treedef = jax.tree.flatten(arguments.batch, is_leaf=lambda x: x is None)
+    sizes = split_batch(settings.blocks, arguments.batch, settings.batch_axis)
+    batch = arguments.batch
+    if settings.blocks:  # in their order, whatever the kind of mapping
+        batch = {name: batch[name] for name in settings.blocks}
+    samples, treedef = jax.tree.flatten(batch, is_leaf=lambda x: x is None)
     specs = [ALIKE] * len(samples)
-    for i, axis in enumerate(sample_axes(settings.batch_axis, arguments.batch)):
+    axes = [
+        axis
+        for _, own, of_block in by_block(sizes, arguments.batch, settings.batch_axis)
+        for axis in sample_axes(of_block, own)
+    ]
+    for i, axis in enumerate(axes):
         if axis is not None:
             x = jnp.asarray(samples[i])
             axis %= x.ndim
-            samples[i] = _padded(x, -size % number, axis, mesh)
+            samples[i] = _padded(x, -x.shape[axis] % number, axis, mesh)
             specs[i] = PartitionSpec(*[None] * axis, names)
     batch = jax.tree.unflatten(treedef, samples)
     specs = [spec for x, spec in zip(samples, specs, strict=True) if x is not None]
     leaves, treedef = jax.tree.flatten(arguments._replace(batch=batch))
     specs = [ALIKE] * (len(leaves) - len(specs)) + specs  # the batch comes last
     leaves = [_laid(x, mesh, spec) for x, spec in zip(leaves, specs, strict=True)]
-    devices = Devices(names, size)
+    devices = Devices(names, tuple((name, x.size or 1) for name, x in sizes.items()))
     return _with_arrays(
         lambda leaves: update(devices, jax.tree.unflatten(treedef, leaves)),
         leaves,
@@ -193,12 +206,6 @@ def _with_arrays(
     found = iter(transformed(*arrays))
     kept, treedef = outside
     return jax.tree.unflatten(treedef, [next(found) if x is None else x for x in kept])
-
-
-def _count(batch: Tree, settings: Settings) -> int:
-    size = take_apart(batch, settings.batch_axis).size
-    assert size is not None
-    return size
 
 
 def _mesh_of(arguments: Arguments) -> AbstractMesh | None:

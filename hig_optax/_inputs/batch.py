@@ -1,7 +1,7 @@
 """What one sample of a batch is."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -105,6 +105,52 @@ def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
         if axis is not None
     )
     return Samples(size, mapped, assemble)
+
+
+def split_batch(names: tuple[str, ...], batch: Tree, batch_axis: Tree) -> dict[str | None, Samples]:
+    """The samples of each block of rows.
+
+    Args:
+        names: Of the blocks; none for a residual without, whose samples are those of None.
+        batch: Mapping with a batch for each block, or the batch.
+        batch_axis: For all blocks, or a mapping with those of each.
+
+    Raises:
+        TypeError: As `take_apart`.
+        ValueError: As `take_apart`; a block has no batch, or a batch no block.
+    """
+    if not names:
+        return {None: take_apart(batch, batch_axis)}
+    if not isinstance(batch, Mapping) or set(batch) != set(names):
+        got = sorted(batch) if isinstance(batch, Mapping) else jax.tree.structure(batch)
+        raise ValueError(
+            f"batch must hold a batch for each block of residual_fn, {list(names)}, got {got}. Give a block "
+            "that needs none the batch None, and None as its batch_axis."
+        )
+    if isinstance(batch_axis, Mapping) and set(batch_axis) != set(names):
+        raise ValueError(
+            f"batch_axis must name the blocks of residual_fn, {list(names)}, got {sorted(batch_axis)}. Or "
+            "give one int for all."
+        )
+    samples: dict[str | None, Samples] = {}
+    for name, own, axes in by_block(names, batch, batch_axis):
+        try:
+            samples[name] = take_apart(own, axes)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"This is batch[{name!r}].")
+            raise
+    return samples
+
+
+def by_block(
+    names: Iterable[str | None], batch: Tree, batch_axis: Tree
+) -> list[tuple[str | None, Tree, Tree]]:
+    """Batch and sample axes of each block of rows: (name, batch, axes); None is the name of all there is."""
+    found = []
+    for name in names:
+        axes = batch_axis[name] if isinstance(batch_axis, Mapping) and name else batch_axis
+        found.append((name, batch if name is None else batch[name], axes))
+    return found
 
 
 def sample_axes(batch_axis: Tree, batch: Tree) -> list[int | None]:

@@ -2,34 +2,75 @@
 
 A sample that passes through z = a W has ∂y/∂W = a ⊗ ∂y/∂z, so a row of J need not be written out: the few
 numbers of a and δ = ∂y/∂z say it all. This module finds such matrices in the residual's jaxpr and adds a
-tap, a zero that is summed onto each z, by which δ is differentiated and where a is read.
+tap, a zero that is summed onto each z, by which δ is differentiated and where a is read. Where the residual
+holds derivatives of a network, its matrices are met several times: by the values, by each tangent, and,
+behind `jax.grad`, as z = a Wᵀ by the cotangents.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core as jex
 from jaxtyping import Array
 
 _INLINED = ("jit", "pjit", "closed_call", "core_call")
 
 
+class Use(NamedTuple):
+    """A product with a matrix W that is a parameter: a W, or a Wᵀ."""
+
+    path: tuple[int, ...]
+    """Where in the jaxpr it is."""
+    part: int
+    """Which column part W is."""
+    operand: int
+    """Which operand of the product is W."""
+    is_turned: bool
+    """Whether it is a Wᵀ."""
+    positions: int
+    """Rows of a."""
+    out: tuple[int, Any]
+    """Columns of the product, and its dtype."""
+
+    @property
+    def tap(self) -> jax.ShapeDtypeStruct:
+        """What is summed onto the product, (positions, out)."""
+        size, dtype = self.out
+        return jax.ShapeDtypeStruct((self.positions, size), dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Tapped:
     """A residual with taps on the products of some of its weight matrices."""
 
-    evaluate: Callable[[tuple[Array, ...], tuple[Any, ...], Sequence[Array]], tuple[Array, list]]
+    evaluate: Callable[
+        [tuple[Array, ...], tuple[Any, ...], Sequence[Array | None]], tuple[Array, list]
+    ]
     """``(column parts, entries of one sample, taps) -> rows, inputs``: taps and inputs use by use, each
-    (positions, out) and (positions, in)."""
+    (positions, out) and (positions, in). Where a tap is None there is none, and its input is None."""
 
-    matrices: tuple[int, ...]
-    """Which column part each use belongs to, in order."""
+    uses: tuple[Use, ...]
+    """In the order of taps and inputs."""
 
-    taps: tuple[jax.ShapeDtypeStruct, ...]
-    """Shape (positions, out) and dtype of each tap."""
+    @property
+    def matrices(self) -> frozenset[int]:
+        """The column parts that are tapped."""
+        return frozenset(use.part for use in self.uses)
+
+    def may_stay_factored(self, part: int, shape: tuple[int, ...]) -> bool:
+        """Whether a Gram matrix is had with fewer products from the factors of a matrix than from its J."""
+        uses = [use for use in self.uses if use.part == part]
+        return not any(use.is_turned for use in uses) and _pays(uses, shape)
+
+
+def _pays(uses: Sequence[Use], shape: tuple[int, ...]) -> bool:
+    size_in, size_out = shape
+    positions = sum(use.positions for use in uses)
+    return 2 * positions**2 * (size_in + size_out) <= size_in * size_out
 
 
 def find_taps(
@@ -37,11 +78,11 @@ def find_taps(
     columns: Sequence[Any],
     entries: tuple[Any, ...],
 ) -> Tapped | None:
-    """Find the matrices that enter a residual by products ``a @ W`` alone.
+    """Find the matrices that enter a residual by products ``a @ W`` and ``a @ W.T`` alone.
 
-    A matrix that is used in any other way too (transposed, sliced, in a loop, under `jax.custom_jvp` or
-    `jax.checkpoint`, as part of another value) is left to be differentiated as any other parameter, and so
-    is one that is used so often that its outer products would cost more than their sum written out.
+    A matrix that is used in any other way too (sliced, in a loop, under `jax.checkpoint`, as part of another
+    value) is left to be differentiated as any other parameter. So is one that is used once, unless its J may
+    stay in factors: nothing is won by writing that out from them.
 
     Args:
         evaluate: ``(column parts, entries of one sample) -> rows``, (r,).
@@ -53,36 +94,29 @@ def find_taps(
     """
     closed = jax.make_jaxpr(evaluate)(tuple(columns), entries)
     names = {v: i for i, v in enumerate(closed.jaxpr.invars[: len(columns)])}
-    products: dict[int, list[tuple]] = {}
+    found: dict[int, list[Use]] = {}
     others: set[int] = {names[v] for v in closed.jaxpr.outvars if _is_named(v, names)}
-    _collect(closed.jaxpr, names, (), products, others)
-
-    chosen: dict[tuple, int] = {}
-    for part, uses in products.items():
-        size_in, size_out = columns[part].shape
-        positions = sum(rows for _, rows, _ in uses)
-        pays = 2 * positions**2 * (size_in + size_out) <= size_in * size_out
-        if part not in others and pays:
-            chosen |= {path: part for path, _, _ in uses}
-    if not chosen:
+    _collect(closed.jaxpr, names, (), found, others)
+    uses = tuple(
+        use
+        for part, uses in found.items()
+        if part not in others and (len(uses) > 1 or _pays(uses, columns[part].shape))
+        for use in uses
+    )
+    if not uses:
         return None
-    found = {path: use for uses in products.values() for path, *use in uses}
-    order = list(chosen)  # the order of evaluation, matrix by matrix
-    place = {path: i for i, path in enumerate(order)}
+    place = {use.path: i for i, use in enumerate(uses)}
 
     def tapped(
-        columns: tuple[Array, ...], entries: tuple[Any, ...], taps: Sequence[Array]
+        columns: tuple[Array, ...], entries: tuple[Any, ...], taps: Sequence[Array | None]
     ) -> tuple[Array, list]:
-        inputs: list[Any] = [None] * len(order)
+        inputs: list[Any] = [None] * len(uses)
         flat = jax.tree.leaves((columns, entries))
-        (rows,) = _run(closed.jaxpr, closed.consts, flat, (), place, taps, inputs)
+        run = _Run(uses, place, taps, inputs)
+        (rows,) = run(closed.jaxpr, closed.consts, flat, ())
         return rows, inputs
 
-    shapes = tuple(
-        jax.ShapeDtypeStruct((found[path][0], columns[chosen[path]].shape[1]), found[path][1])
-        for path in order
-    )
-    return Tapped(tapped, tuple(chosen[path] for path in order), shapes)
+    return Tapped(tapped, uses)
 
 
 def _is_named(v: Any, names: dict) -> bool:
@@ -100,13 +134,10 @@ def _collect(
     jaxpr: Any,
     names: dict[Any, int],
     path: tuple[int, ...],
-    products: dict[int, list[tuple]],
+    found: dict[int, list[Use]],
     others: set[int],
 ) -> None:
-    """Sort the uses of the named variables into products and others.
-
-    A use is the path to its equation, its number of positions, and the dtype of its product.
-    """
+    """Sort the uses of the named variables into products and others."""
     for i, eqn in enumerate(jaxpr.eqns):
         here = (*path, i)
         inner = _inner(eqn)
@@ -119,68 +150,74 @@ def _collect(
             }
             others |= {passed[v] for v in body.outvars if _is_named(v, passed)}
             if passed:
-                _collect(body, passed, here, products, others)
+                _collect(body, passed, here, found, others)
             continue
-        used = [v for v in eqn.invars if _is_named(v, names)]
-        if not used:
-            continue
-        if _is_product(eqn, names):
-            (out,) = eqn.outvars
-            positions = math.prod(out.aval.shape[:-1])
-            use = (here, positions, out.aval.dtype)
-            products.setdefault(names[eqn.invars[1]], []).append(use)
-            others |= {names[v] for v in used[:-1]}  # a parameter times a parameter
-        else:
-            others |= {names[v] for v in used}
+        use = _product(eqn, names, here)
+        if use is not None:
+            found.setdefault(use.part, []).append(use)
+        # Of a parameter times a parameter one is what the other puts in.
+        operand = None if use is None else use.operand
+        others |= {
+            names[v] for k, v in enumerate(eqn.invars) if _is_named(v, names) and k != operand
+        }
 
 
-def _is_product(eqn: Any, names: dict) -> bool:
-    """Whether this is ``a @ W``, W a named matrix: contracted along its first axis, nothing batched."""
+def _product(eqn: Any, names: dict, path: tuple[int, ...]) -> Use | None:
+    """The use that an equation makes of a named matrix, if that is a product and nothing is batched."""
     if eqn.primitive.name != "dot_general":
-        return False
-    a, w = eqn.invars
-    ((of_a, of_w), (batch_a, _)) = eqn.params["dimension_numbers"]
-    return (
-        _is_named(w, names)
-        and w.aval.ndim == 2
-        and tuple(of_w) == (0,)
-        and tuple(of_a) == (a.aval.ndim - 1,)
-        and not batch_a
-        and a.aval.dtype == w.aval.dtype == eqn.outvars[0].aval.dtype
-    )
+        return None
+    contracted, batched = eqn.params["dimension_numbers"]
+    (out,) = eqn.outvars
+    for operand in (1, 0):
+        w, a = eqn.invars[operand], eqn.invars[1 - operand]
+        is_matrix = _is_named(w, names) and w.aval.ndim == 2 and not batched[0]
+        if not is_matrix or len(contracted[operand]) != 1:
+            continue
+        if not a.aval.dtype == w.aval.dtype == out.aval.dtype:
+            continue
+        (axis,) = contracted[operand]
+        size = w.aval.shape[1 - axis]
+        positions = math.prod(out.aval.shape) // max(size, 1)
+        return Use(path, names[w], operand, axis == 1, positions, (size, out.aval.dtype))
+    return None
 
 
-def _run(
-    jaxpr: Any,
-    consts: Sequence[Any],
-    args: Sequence[Any],
-    path: tuple[int, ...],
-    place: dict[tuple, int],
-    taps: Sequence[Array],
-    inputs: list[Any],
-) -> list[Any]:
-    """Evaluate a jaxpr; at the tapped equations, add the tap and note the input."""
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values |= dict(zip(jaxpr.invars, args, strict=True))
+class _Run(NamedTuple):
+    """Evaluates a jaxpr; at the tapped equations, adds the tap and notes the input."""
 
-    def read(v: Any) -> Any:
-        return v.val if isinstance(v, jex.Literal) else values[v]
+    uses: Sequence[Use]
+    place: dict[tuple, int]
+    taps: Sequence[Array | None]
+    inputs: list[Any]
 
-    for i, eqn in enumerate(jaxpr.eqns):
-        here = (*path, i)
-        operands = [read(v) for v in eqn.invars]
-        if any(tap[: len(here)] == here and tap != here for tap in place):
-            inner = _inner(eqn)
-            body, inner_consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
-            results = _run(body, inner_consts, operands, here, place, taps, inputs)
-        else:
-            results = _bind(eqn, operands)
-        if here in place:
-            tap = taps[place[here]]
-            inputs[place[here]] = operands[0].reshape(tap.shape[0], -1)
-            results = [results[0] + tap.reshape(results[0].shape)]
-        values |= dict(zip(eqn.outvars, results, strict=True))
-    return [read(v) for v in jaxpr.outvars]
+    def __call__(
+        self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], path: tuple[int, ...]
+    ) -> list[Any]:
+        values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+        values |= dict(zip(jaxpr.invars, args, strict=True))
+        for i, eqn in enumerate(jaxpr.eqns):
+            here = (*path, i)
+            operands = [v.val if isinstance(v, jex.Literal) else values[v] for v in eqn.invars]
+            if any(tap[: len(here)] == here and tap != here for tap in self.place):
+                inner = _inner(eqn)
+                body, inner_consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+                results = self(body, inner_consts, operands, here)
+            else:
+                results = _bind(eqn, operands)
+            if here in self.place:
+                results = [self._tapped(self.place[here], eqn, operands, results[0])]
+            values |= dict(zip(eqn.outvars, results, strict=True))
+        return [v.val if isinstance(v, jex.Literal) else values[v] for v in jaxpr.outvars]
+
+    def _tapped(self, i: int, eqn: Any, operands: Sequence[Array], product: Array) -> Array:
+        use, tap = self.uses[i], self.taps[i]
+        if tap is None:
+            return product
+        (axis,) = eqn.params["dimension_numbers"][0][1 - use.operand]
+        a = jnp.moveaxis(operands[1 - use.operand], axis, -1)
+        self.inputs[i] = a.reshape(use.positions, -1)
+        # Axes of the first operand come first: those of W, where it is that one.
+        return product + (tap if use.operand == 1 else tap.T).reshape(product.shape)
 
 
 def _bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:

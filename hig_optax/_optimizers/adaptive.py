@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
 from hig_optax._float64 import norm
+from hig_optax._inputs.call import optimized_columns, size_and_dtype
 from hig_optax._inputs.settings import NOT_PASSED, Settings, check_learning_rate, check_number
 from hig_optax._optimizers.control import (
     Progress,
@@ -24,14 +25,12 @@ from hig_optax._optimizers.control import (
 )
 from hig_optax._optimizers.report import blank, report
 from hig_optax._planning.planning import settled
-from hig_optax._solvers.direction import Scaling
+from hig_optax._solvers.formula import Scaling
 from hig_optax._solvers.step import (
     Linearised,
     direction_from,
     linearise,
     loss_of_rows,
-    optimized_columns,
-    size_and_dtype,
 )
 from hig_optax._types import (
     AxisName,
@@ -363,7 +362,7 @@ def adaptive_hig(
 
         trial, reach = shorten_until_lower(
             lambda reach: model.decrease(
-                at.evaluate(columns.moved(-rate * share * reach * step), sized.chunk_size)
+                at.residual.evaluate(columns.moved(-rate * share * reach * step), sized.chunk_size)
             ),
             state.reach.astype(work),
             is_usable,
@@ -441,7 +440,7 @@ def _model(loss_fn: LossFn | None, at: Linearised) -> _Model:
         curvature = jnp.where(curvature > STRAIGHT * bent, curvature, bent)
         return _Model(loss, g, curvature, lambda new: loss - loss_at(new))
 
-    scale = 1 / (at.num_samples or 1)
+    scale = 1 / (at.residual.num_samples or 1)
 
     def decrease(new: Array) -> Array:
         # Not as a difference of two sums, which would carry the rounding of the sums.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from hig_optax._solvers.direction import Direction
+from hig_optax._solvers.formula import Direction
 from hig_optax._types import Spectrum
 
 

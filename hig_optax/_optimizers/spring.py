@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int
 
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
+from hig_optax._inputs.call import optimized_columns, size_and_dtype
 from hig_optax._inputs.settings import NOT_PASSED, Settings, check_learning_rate, check_number
 from hig_optax._optimizers.control import rate_at, share_within
 from hig_optax._optimizers.report import blank, report
-from hig_optax._solvers.direction import cosine
-from hig_optax._solvers.sliced import SlicedJacobian
-from hig_optax._solvers.step import direction_from, linearise, optimized_columns, size_and_dtype
+from hig_optax._solvers.formula import cosine
+from hig_optax._solvers.step import direction_from, linearise
 from hig_optax._types import AxisName, JacobianMode, ResidualFns, Scalar, Solver, Spectrum, Tree
 
 
@@ -160,8 +160,7 @@ def spring(
         max_step_norm = numbers["max_step_norm"]
         columns = optimized_columns(settings, params, batch, all_params)
         at = linearise(settings, columns, batch, devices)
-        assert not isinstance(at.J, SlicedJacobian), "only chunks are sliced"
-        samples = at.num_samples or 1
+        samples = at.residual.num_samples or 1
         gradient, y = columns.gradient(updates, at.dtype), at.y.astype(at.dtype)
         carried = jnp.asarray(momentum, at.dtype) * state.previous.astype(at.dtype)
         # Rows and J undivided: λ is multiplied by b instead.

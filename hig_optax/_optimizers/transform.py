@@ -9,10 +9,11 @@ import optax
 
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
+from hig_optax._inputs.call import optimized_columns, size_and_dtype
 from hig_optax._inputs.settings import NOT_PASSED, Settings
 from hig_optax._optimizers.report import blank, report
 from hig_optax._planning.planning import settled
-from hig_optax._solvers.step import find_direction, optimized_columns, size_and_dtype
+from hig_optax._solvers.step import find_direction
 from hig_optax._types import (
     AxisName,
     JacobianMode,

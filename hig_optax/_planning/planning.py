@@ -11,13 +11,14 @@ import numpy as np
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, Update, on_devices
 from hig_optax._float64 import backend_has_float64
+from hig_optax._inputs.call import optimized_columns
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings, check_number
 from hig_optax._jacobian.choices import exact_solver
 from hig_optax._planning.cost import cost_of
 from hig_optax._planning.options import Option, Plan, Solver
 from hig_optax._planning.traffic import collectives
-from hig_optax._solvers.step import find_direction, lay_out, optimized_columns
+from hig_optax._solvers.step import find_direction, layout_of
 from hig_optax._types import ResidualFns, Tree
 
 AUTO_MEMORY = 4 * 2**30
@@ -42,13 +43,13 @@ SMALLER = 4
 
 
 class _Layout(NamedTuple):
-    """What decides which options there are; see `hig_optax._solvers.step.Layout`."""
+    """What decides which options there are; see `hig_optax._jacobian.form.Layout`."""
 
     shape: tuple[int, int]
     dtype: Any
     mode: Literal["reverse", "forward"]
     number: int
-    number_of_samples: int | None
+    may_chunk_products: bool
     has_custom_vjp: bool
     devices: int
 
@@ -237,7 +238,7 @@ def _chunk_sizes(
     yield settings.chunk_size
     is_hopeless = solver == "gram" and GRAM_BYTES * min(layout.shape) ** 2 > budget
     # Chunks bound the differentiation alone where J is held or the whole batch is one sample.
-    is_useless = solver == "svd" or (solver == "krylov" and layout.number_of_samples is None)
+    is_useless = solver == "svd" or (solver == "krylov" and not layout.may_chunk_products)
     if settings.chunk_size is not None or is_hopeless or is_useless:
         return
     size = layout.number // SMALLER
@@ -253,10 +254,17 @@ def _layout(settings: Settings, call: _Call) -> _Layout:
         settings: Settings, columns: Columns, updates: Tree, batch: Tree, devices: Devices | None
     ) -> tuple:
         del updates
-        at = lay_out(settings, columns, batch, devices)
-        has_rule, number = at.rows.has_custom_vjp, 1 if devices is None else devices.number
+        at = layout_of(settings, columns, batch, devices)
         found.append(
-            _Layout(at.shape, at.dtype, at.mode, at.number, at.samples.size, has_rule, number)
+            _Layout(
+                shape=at.shape,
+                dtype=at.dtype,
+                mode=at.ways[0].mode,
+                number=at.number,
+                may_chunk_products=any(way.block.samples.size for way in at.ways),
+                has_custom_vjp=at.residual.has_custom_vjp,
+                devices=1 if devices is None else devices.number,
+            )
         )
         return ()
 

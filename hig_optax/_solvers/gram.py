@@ -1,15 +1,26 @@
-"""Factors of J from the eigenvalues of its Gram matrix, on the shorter side."""
+"""The direction from the eigenvectors of the Gram matrix of J, on its shorter side, in float64."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from hig_optax._float64 import dot
-from hig_optax._jacobian.blocks import Blocks
-from hig_optax._jacobian.shares import ColumnShare, RowShare
-from hig_optax._types import Factors, Known
+from hig_optax._float64 import Wide, dot, float64_island
+from hig_optax._jacobian.algebra import Jacobian
+from hig_optax._solvers.formula import (
+    Coordinates,
+    Direction,
+    Numbers,
+    RowBlocks,
+    Scaling,
+    Solved,
+    cosine,
+    in_unit,
+    inverse,
+    shares_of,
+    solve,
+    told,
+)
 
 # An eigenvalue of the Gram matrix carries an error of about ε·σ₁², so a singular value below sqrt(ε)·σ₁
 # is noise. Rank-deficient float64 matrices from 8x20 to 600x600 left at most 3.2 sqrt(ε)·σ₁ (see
@@ -21,114 +32,123 @@ FLOOR_IN_SQRT_EPS = 8
 DATA_FLOOR_IN_EPS = 4
 
 
-class RowGram(NamedTuple):
-    """J with m <= n, of which only J Jᵀ is known.
+class Eigen(NamedTuple):
+    """Of S Sᵀ = Q Σ² Qᵀ, where S is J or Jᵀ, whichever has fewer rows."""
 
-    A vector of the column side must come with its image J x. In place of one that is asked for stands the
-    vector of the row side from which Jᵀ makes it.
-    """
+    s: Float[Array, " r"]
+    """Square roots of the eigenvalues, descending, over the unit of J."""
 
-    gram: Float[Array, "m m"]
-    """J Jᵀ, divided by the square of `unit`."""
-
-    unit: Float[Array, ""]
-    """The size of the entries of J; not finite where J is not."""
-
-    def zero_unless(self, condition: Bool[Array, ""]) -> "RowGram":
-        """J, or zeros."""
-        return RowGram(jnp.where(condition, self.gram, 0), jnp.where(condition, self.unit, 1))
-
-
-class ColumnGram(NamedTuple):
-    """J with m > n, of which only JᵀJ is known. A vector of the row side must come with its image Jᵀ g."""
-
-    gram: Float[Array, "n n"]
-    """JᵀJ, divided by the square of `unit`."""
+    Q: Float[Array, "r r"]
+    """Eigenvectors, in columns: U where S is J, else V."""
 
     unit: Float[Array, ""]
-    """The size of the entries of J; not finite where J is not."""
+    """Unit of J."""
 
-    def zero_unless(self, condition: Bool[Array, ""]) -> "ColumnGram":
-        """J, or zeros."""
-        return ColumnGram(jnp.where(condition, self.gram, 0), jnp.where(condition, self.unit, 1))
+    is_finite: Bool[Array, ""]
+    """Whether J is finite."""
 
 
-def factorise(
-    J: Blocks | ColumnShare | RowShare | RowGram | ColumnGram, *, data_eps: float
-) -> Factors:
-    """Decompose J through the eigenvectors of J Jᵀ or Jᵀ J, whichever is smaller.
+def direction(
+    J: Jacobian,
+    gradient: Float[Array, " n"],
+    cotangent: Float[Array, " m"] | None,
+    numbers: Numbers,
+    *,
+    max_rank: int | None,
+    scaling: Scaling | None = None,
+    row_blocks: RowBlocks = (),
+) -> Direction:
+    """The direction V f(Σ) Uᵀ g, see `hig_optax._solvers.direction`.
 
-    The other side's vectors are never formed: Vᵀx = Σ⁻¹ Uᵀ J x and V c = Jᵀ U Σ⁻¹ c. Nor, on the row side,
-    is J: its Gram matrix is summed up block by block.
-
-    Args:
-        J: (m, n), finite, entries of order one at most (divide by max |J| before), float64 unless the
-            caller accepts that singular values below 1e-3 of the largest are lost in float32. Or one of its
-            Gram matrices, which stands for J divided by its unit.
-        data_eps: Machine epsilon of the precision in which J was computed.
-
-    Returns:
-        Factors with r = min(m, n).
+    The long side's vectors are never formed: Vᵀx = Σ⁻¹ Uᵀ J x and V c = Jᵀ U Σ⁻¹ c where J has no more rows
+    than columns.
     """
-    if isinstance(J, RowGram):
-        return _by_rows(J.gram, _image, lambda w: w / J.unit, data_eps)
-    if isinstance(J, ColumnGram):
-        return _by_columns(J.gram, _image, data_eps)
-    if not isinstance(J, RowShare) and J.shape[0] <= J.shape[1]:
-        return _by_rows(J.gram(), lambda x: J.matvec(x.vector), J.rmatvec, data_eps)
-    assert not isinstance(J, ColumnShare), (
-        "columns are shared where there are more of them than rows"
-    )
-    return _by_columns(J.column_gram(), lambda g: J.rmatvec(g.vector), data_eps)
+    by_rows = J.shape[0] <= J.shape[1]
+    previous = None if scaling is None else scaling.previous
+    long = [gradient if cotangent is None else None, previous] if by_rows else [cotangent]
+    asked = [x for x in long if x is not None]
+    side = J.shape[1] if by_rows else J.shape[0]
+    X = jnp.stack(asked, axis=1) if asked else jnp.zeros((side, 0), J.dtype)
+    condensed = J.condense(X.astype(J.dtype), by_rows=by_rows)
+    eps = float(jnp.finfo(J.dtype).eps)
+
+    def compute(
+        gram: Array, image: Array, unit: Array, given: tuple, numbers: Numbers
+    ) -> tuple[Solved, Wide, Array | None, Array]:
+        gradient, cotangent, scaling = given
+        at = eigen(gram, unit)
+        images = iter(image.T)
+
+        def coefficients(
+            x: Array | None, *, is_long: bool, unit: Array | float = 1
+        ) -> Array | None:
+            """Of a vector in the singular basis; of one of the long side the image is known."""
+            if x is None:
+                return None
+            if is_long:
+                return inverse(at.s) * dot(next(images) / unit, at.Q)
+            return dot(x / unit, at.Q)
+
+        _, x_unit, x_finite = in_unit(gradient)
+        if cotangent is None:
+            vector_unit, is_finite = x_unit, x_finite
+        else:
+            _, vector_unit, g_finite = in_unit(cotangent)
+            is_finite = x_finite & g_finite
+        agreement = None
+        if cotangent is not None and not by_rows:
+            agreement = cosine(gradient, image[:, 0])
+        counted = gradient if cotangent is None else None
+        coordinates = Coordinates(
+            s=at.s,
+            floor=floor(gram.dtype, eps),
+            unit=at.unit,
+            gradient=coefficients(counted, is_long=by_rows, unit=x_unit),
+            cotangent=coefficients(cotangent, is_long=not by_rows, unit=vector_unit),
+            vector_unit=vector_unit,
+            total=jnp.sum(jnp.square(gradient / x_unit)),
+            previous=coefficients(None if scaling is None else scaling.previous, is_long=by_rows),
+            is_finite=at.is_finite & is_finite,
+        )
+        solved = solve(coordinates, numbers, scaling, max_rank=max_rank)
+        # By rows the vector of the row side from which Jᵀ makes the direction, and beside it the one that
+        # makes what the gradient is compared with.
+        vectors = [back(at, solved.coefficients * solved.size, by_rows=by_rows)]
+        if by_rows and cotangent is not None:
+            vectors.append(cotangent)
+        keep_u = solved.kept if by_rows else inverse(at.s) * solved.kept
+        return solved, Wide(jnp.stack(vectors, axis=1)), agreement, dot(at.Q, keep_u)
+
+    given = (gradient, cotangent, scaling)
+    solved, W, agreement, kept = float64_island(compute)(*condensed, given, numbers)
+
+    def finish(W: Array, gradient: Array) -> tuple[Array, Array | None]:
+        return W[:, 0], cosine(gradient, W[:, 1]) if W.shape[1] > 1 else None
+
+    found, of_rows = float64_island(finish)(J.pull(W) if by_rows else W, gradient)
+    shares = shares_of(kept if by_rows else J.matvec(kept), row_blocks) if row_blocks else {}
+    return told(solved, found, of_rows if by_rows else agreement, shares, scaling)
 
 
-def _by_rows(
-    gram: Float[Array, "m m"],
-    matvec: Callable[[Known], Array],
-    rmatvec: Callable[[Array], Array],
-    data_eps: float,
-) -> Factors:
-    s, U = _eigen(gram)
-    inverse = _safe_inverse(s)
-    return Factors(
-        s=s,
-        floor=_floor(gram, data_eps),
-        row_coefficients=lambda g: dot(g.vector, U),
-        column_coefficients=lambda x: inverse * dot(matvec(x), U),
-        combine=lambda c: rmatvec(dot(U, inverse * c)),
-    )
+def eigen(gram: Float[Array, "r r"], unit: Float[Array, ""]) -> Eigen:
+    """Decompose a Gram matrix; of one that is not finite, that of zeros.
+
+    A decomposition of NaN costs a full iteration, and what it returns depends on the backend.
+    """
+    is_finite = jnp.isfinite(unit)
+    gram = jnp.where(is_finite, gram, 0)
+    eigenvalues, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
+    # The smallest eigenvalues of a semidefinite matrix come out on either side of zero.
+    s = jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0))
+    return Eigen(s, vectors[:, ::-1], jnp.where(is_finite, unit, 1), is_finite)
 
 
-def _by_columns(
-    gram: Float[Array, "n n"], rmatvec: Callable[[Known], Array], data_eps: float
-) -> Factors:
-    s, V = _eigen(gram)
-    inverse = _safe_inverse(s)
-    return Factors(
-        s=s,
-        floor=_floor(gram, data_eps),
-        row_coefficients=lambda g: inverse * dot(rmatvec(g), V),
-        column_coefficients=lambda x: dot(x.vector, V),
-        combine=lambda c: dot(V, c),
-    )
-
-
-def _image(x: Known) -> Array:
-    assert x.image is not None, "where only a Gram matrix is known, the image is needed"
-    return x.image
-
-
-def _floor(gram: Array, data_eps: float) -> float:
-    eps = float(jnp.finfo(gram.dtype).eps)
+def floor(dtype: jnp.dtype, data_eps: float) -> float:
+    """Share of σ₁ that is noise: of a Gram matrix in `dtype`, of a J with rounding `data_eps`."""
+    eps = float(jnp.finfo(dtype).eps)
     return max(FLOOR_IN_SQRT_EPS * eps**0.5, DATA_FLOOR_IN_EPS * data_eps)
 
 
-def _eigen(gram: Float[Array, "r r"]) -> tuple[Float[Array, " r"], Float[Array, "r r"]]:
-    """Square roots of the eigenvalues, descending, and the eigenvectors, of a semidefinite matrix."""
-    eigenvalues, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
-    # The smallest eigenvalues of a semidefinite matrix come out on either side of zero.
-    return jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0)), vectors[:, ::-1]
-
-
-def _safe_inverse(s: Float[Array, " r"]) -> Float[Array, " r"]:
-    return jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
+def back(at: Eigen, c: Array, *, by_rows: bool) -> Array:
+    """V c, or the w with Jᵀw = V c."""
+    return dot(at.Q, inverse(at.s) * c) / at.unit if by_rows else dot(at.Q, c)

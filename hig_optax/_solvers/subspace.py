@@ -1,6 +1,5 @@
 """The direction of a step where J is known by its products alone: on a Krylov subspace of its row space."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -8,13 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hig_optax._float64 import dot, norm
+from hig_optax._jacobian.algebra import Jacobian
 from hig_optax._solvers import krylov
-from hig_optax._solvers.direction import (
+from hig_optax._solvers.direction import half_inverse_direction
+from hig_optax._solvers.formula import (
     Direction,
     RowBlocks,
     Scaling,
     cosine,
-    half_inverse_direction,
     ratio,
     shares_of,
     unit_of,
@@ -23,8 +23,7 @@ from hig_optax._types import Scalar
 
 
 def krylov_direction(
-    matvec: Callable[[Array], Array],
-    rmatvec: Callable[[Array], Array],
+    J: Jacobian,
     gradient: Float[Array, " n"],
     cotangent: Float[Array, " m"] | None,
     *,
@@ -51,8 +50,7 @@ def krylov_direction(
       part at once, for more products: with 20 the cosine to the exact direction was 0.73 instead of 0.97.
 
     Args:
-        matvec: ``v -> J v``, (n,) -> (m,), in the dtype of `gradient`.
-        rmatvec: ``u -> Jᵀ u``, (m,) -> (n,).
+        J: (m, n), of which products alone are taken, in the dtype of `gradient`.
         gradient: As in `half_inverse_direction`.
         cotangent: As in `half_inverse_direction`.
         num_matvecs: Dimension k of the subspace: as many products with J, and with Jᵀ.
@@ -72,10 +70,10 @@ def krylov_direction(
     """
     x = gradient if cotangent is None else cotangent
     x = x / unit_of(x)[0]
-    start = matvec(x) if cotangent is None else x
+    start = J.matvec(x) if cotangent is None else x
     B, V = krylov.bidiagonalise(
-        matvec,
-        rmatvec,
+        J.matvec,
+        J.rmatvec,
         start,
         num_matvecs=num_matvecs,
         columns=gradient.size,
@@ -124,7 +122,7 @@ def krylov_direction(
     if row_blocks:
         # κ = 0 without damping is the vector V Σ⁻¹ Vᵀx, whose image is U Vᵀx.
         flat = on_first(num_matvecs, exponent=0.0, damping=0.0).direction
-        shares = shares_of(matvec(dot(flat / unit_of(flat)[0], V)), row_blocks)
+        shares = shares_of(J.matvec(dot(flat / unit_of(flat)[0], V)), row_blocks)
     return small._replace(
         shares=shares,
         direction=dot(small.direction, V),
@@ -136,8 +134,7 @@ def krylov_direction(
 
 
 def krylov_step(
-    matvec: Callable[[Array], Array],
-    rmatvec: Callable[[Array], Array],
+    J: Jacobian,
     gradient: Float[Array, " n"],
     cotangent: Float[Array, " m"],
     scaling: Scaling,
@@ -150,8 +147,7 @@ def krylov_step(
     makes up for that. The loss of Poisson's equation then stayed far above that without momentum.
 
     Args:
-        matvec: As in `krylov_direction`.
-        rmatvec: As in `krylov_direction`.
+        J: As in `krylov_direction`.
         gradient: As in `krylov_direction`.
         cotangent: As in `krylov_direction`.
         scaling: As in `half_inverse_direction`.
@@ -164,17 +160,17 @@ def krylov_step(
     p, Jp, ahead = jnp.zeros_like(gradient), jnp.zeros_like(cotangent), cotangent
     if scaling.previous is not None:
         p = scaling.momentum * scaling.previous
-        Jp = matvec(p)
+        Jp = J.matvec(p)
         ahead = cotangent - h * Jp
     found = krylov_direction(
-        matvec, rmatvec, gradient, ahead, relative_damping=scaling.relative_damping, **settings
+        J, gradient, ahead, relative_damping=scaling.relative_damping, **settings
     )
     d = found.direction / unit_of(found.direction)[0]
-    Jd = matvec(d)
+    Jd = J.matvec(d)
     t = ratio(dot(ahead, Jd), h * jnp.sum(jnp.square(Jd)))
     change, agreement = t * Jd + Jp, found.agreement
     if scaling.previous is not None:  # the first vector of the subspace is not the gradient then
-        x, of_rows = gradient, rmatvec(cotangent)
+        x, of_rows = gradient, J.rmatvec(cotangent)
         agreement = cosine(x / unit_of(x)[0], of_rows / unit_of(of_rows)[0])
     return found._replace(
         direction=t * d + p,

@@ -10,50 +10,6 @@ from jax.extend import core as jex
 from matrices import relative_error
 
 import hig_optax
-from hig_optax._float64 import float64_island
-from hig_optax._jacobian.slices import (
-    Slices,
-    assemble_across,
-    assemble_along,
-    sums_across,
-    sums_along,
-)
-
-
-def slices_of(S, height):
-    rows, length = S.shape
-
-    def take(i):
-        index = i * height + jnp.arange(height, dtype=jnp.int32)
-        return jnp.where((index < rows)[:, None], S[jnp.minimum(index, rows - 1)], 0)
-
-    return Slices(take, height, rows, length)
-
-
-@pytest.mark.parametrize("height", [2, 3, 7])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_sums(dtype, height):
-    rng = np.random.default_rng(0)
-    S, X, W = (rng.normal(size=shape).astype(dtype) for shape in ((7, 5), (5, 2), (7, 2)))
-    S[:2] = 0  # a whole slice of zeros has no unit of its own
-    S[3:] *= 64
-
-    @jax.jit
-    def both(S, X, W):
-        slices, like = slices_of(S, height), S[0, 0]
-        along = float64_island(lambda sums, _: assemble_along(*sums, size=7))
-        across = float64_island(lambda sums, _: assemble_across(*sums))
-        return along(sums_along(slices, X), like), across(sums_across(slices, W), like)
-
-    with jax.enable_x64(dtype == np.float64):
-        along, across = jax.tree.map(np.asarray, both(S, X, W))
-    tolerance = 1e-14 if dtype == np.float64 else 1e-6  # here float32 is what comes out at the end
-    for (gram, image, unit), matrix, vectors in ((along, S, X), (across, S.T, W)):
-        assert np.frexp(unit)[0] == 0.5, "a power of two"
-        assert 1 <= np.abs(S).max() / unit < 2
-        matrix = matrix.astype(np.float64) / unit
-        np.testing.assert_allclose(gram, matrix @ matrix.T, atol=5 * tolerance)
-        np.testing.assert_allclose(image, matrix @ vectors, atol=5 * tolerance)
 
 
 def dense(p, x):

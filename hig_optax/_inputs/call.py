@@ -1,0 +1,35 @@
+"""What ``update`` and ``init`` take from the parameters they are handed."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from hig_optax._inputs.columns import Columns
+from hig_optax._inputs.settings import Settings, check_passed
+from hig_optax._inputs.wrappers import placeholder_type, refuse_multi_steps
+from hig_optax._types import Tree
+
+
+def optimized_columns(settings: Settings, params: Tree, batch: Tree, all_params: Tree) -> Columns:
+    """The parameters as columns, once it is clear that ``update`` was called with what it needs.
+
+    Raises:
+        TypeError: As `Columns.of`.
+        ValueError: As `Columns.of`; `params` or `batch` was not passed; a call within ``optax.MultiSteps``.
+    """
+    refuse_multi_steps()
+    check_passed(params, batch)
+    return Columns.of(params, settings.mask, all_params)
+
+
+def size_and_dtype(settings: Settings, params: Tree) -> tuple[int, Any]:
+    """How many numbers are optimized, and the dtype of a state's: all that `init` takes from parameters.
+
+    Raises:
+        TypeError: As `Columns.of`.
+        ValueError: As `Columns.of`.
+    """
+    if isinstance(params, placeholder_type()):
+        return 0, jnp.dtype(jnp.float32)
+    view = Columns.of(params, settings.mask).view
+    return view.size, view.highest_dtype

@@ -1,0 +1,169 @@
+"""The rows of a batch, in one block or in several, each with a function and samples of its own."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hig_optax._devices.devices import Devices
+from hig_optax._inputs.batch import Samples, split_batch
+from hig_optax._inputs.columns import Columns
+from hig_optax._inputs.residual import Rows, trace_rows
+from hig_optax._inputs.settings import Settings
+from hig_optax._jacobian.shared import Spread
+from hig_optax._types import ResidualFn, Tree
+
+
+class Block(NamedTuple):
+    """Rows of one function on a batch of its own."""
+
+    name: str | None
+    """None where the residual is one function."""
+
+    rows: Rows
+    """Of one sample, or of the whole batch."""
+
+    samples: Samples
+    """On this device."""
+
+    total: int | None
+    """Samples on all devices; None where the function takes the whole batch."""
+
+    @property
+    def size(self) -> int:
+        """Rows of all samples."""
+        return self.rows.view.size * (self.total or 1)
+
+    @property
+    def own_size(self) -> int:
+        """Rows of this device's samples."""
+        return self.rows.view.size * (self.samples.size or 1)
+
+    def evaluate(self, parts: tuple[Array, ...], chunk_size: int | None) -> Float[Array, " r"]:
+        """The rows of this device, sample after sample, `chunk_size` samples at once: one forward pass."""
+        if self.samples.size is None:
+            return self.rows.evaluate(parts, ())
+        y = mapped(
+            lambda entries: self.rows.evaluate(parts, entries),
+            self.samples.mapped,
+            self.samples.size,
+            chunk_size,
+        )
+        return y.reshape(-1)
+
+    def unravel(self, y: Float[Array, " r"]) -> Tree:
+        """The rows as the function returns them, with a leading axis of samples where it takes one."""
+        unravel = self.rows.view.unravel
+        if self.total is None:
+            return unravel(y)
+        return jax.vmap(unravel)(y.reshape(self.total, -1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """All rows as a function of the parameters, block after block and sample after sample."""
+
+    blocks: tuple[Block, ...]
+
+    spread: Spread | None = None
+    """How they lie over devices that share them."""
+
+    @property
+    def size(self) -> int:
+        """m, with the rows of all devices."""
+        return sum(block.size for block in self.blocks)
+
+    @property
+    def num_samples(self) -> int | None:
+        """Samples of a single block on all devices; None for several, or where it takes the whole batch."""
+        return self.blocks[0].total if len(self.blocks) == 1 else None
+
+    @property
+    def sizes(self) -> tuple[tuple[str, int], ...]:
+        """Names and numbers of rows of named blocks."""
+        return tuple((b.name, b.size) for b in self.blocks if b.name is not None)
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the rows: the most precise of all blocks."""
+        return max((b.rows.view.highest_dtype for b in self.blocks), key=_bits)
+
+    @property
+    def lowest_dtype(self) -> Any:
+        """The least precise dtype among the rows."""
+        return min((b.rows.view.lowest_dtype for b in self.blocks), key=_bits)
+
+    @property
+    def has_custom_vjp(self) -> bool:
+        """Whether a block holds a function with a reverse rule only."""
+        return any(b.rows.has_custom_vjp for b in self.blocks)
+
+    def own(self, parts: tuple[Array, ...], chunk_size: int | None) -> Float[Array, " r"]:
+        """The rows of this device's samples."""
+        pieces = [b.evaluate(parts, chunk_size).astype(self.dtype) for b in self.blocks]
+        return jnp.concatenate(pieces)
+
+    def evaluate(self, parts: tuple[Array, ...], chunk_size: int | None) -> Float[Array, " m"]:
+        """The rows of all devices."""
+        own = self.own(parts, chunk_size)
+        return own if self.spread is None else self.spread.gather(own)
+
+    def unravel(self, y: Float[Array, " m"]) -> Tree:
+        """The rows as a loss gets them: a tree, or one for each named block."""
+        found, start = {}, 0
+        for block in self.blocks:
+            found[block.name] = block.unravel(y[start : start + block.size])
+            start += block.size
+        return found.get(None, found)
+
+
+def residual_of(
+    settings: Settings, columns: Columns, batch: Tree, devices: Devices | None = None
+) -> Residual:
+    """Look at the residual on a batch, of several devices on this one's part; only shapes and dtypes matter.
+
+    Raises:
+        TypeError: Rows that are not floating-point numbers.
+        ValueError: `batch` or the rows do not fit.
+    """
+    fun, blocks = settings.residual_fn, []
+    for name, samples in split_batch(settings.blocks, batch, settings.batch_axis).items():
+        function = fun[str(name)] if isinstance(fun, Mapping) else fun
+        rows = _trace(function, columns, samples, name)
+        total = samples.size if devices is None else devices.samples_of(name)
+        blocks.append(Block(name, rows, samples, total))
+    if devices is None:
+        return Residual(tuple(blocks))
+    sizes = tuple(b.own_size for b in blocks), tuple(b.size for b in blocks)
+    return Residual(tuple(blocks), Spread(devices, *sizes))
+
+
+def mapped(fun: Any, xs: Any, size: int | None, chunk_size: int | None) -> Any:
+    """`fun` of every sample, `chunk_size` at once."""
+    if chunk_size is None or size is None or chunk_size >= size:
+        return jax.vmap(fun)(xs)
+    return jax.lax.map(fun, xs, batch_size=chunk_size)
+
+
+def _trace(residual_fn: ResidualFn, columns: Columns, samples: Samples, name: str | None) -> Rows:
+    def residual(parts: tuple[jax.Array, ...], entries: tuple[Any, ...]) -> Tree:
+        return residual_fn(columns.rebuild(parts), samples.assemble(entries))
+
+    try:
+        return trace_rows(residual, columns.parts, samples.example)
+    except Exception as error:
+        if name is not None:
+            error.add_note(f"This is residual_fn[{name!r}].")
+        if columns.is_one_vector:
+            raise ValueError(
+                "residual_fn failed on params that are one flat vector. If optax.flatten is wrapped around "
+                "this transformation, remove it: residual_fn needs the parameters in their own structure."
+            ) from error
+        raise
+
+
+def _bits(dtype: Any) -> int:
+    return jnp.finfo(dtype).bits
