@@ -13,7 +13,7 @@ from hig_optax.experiments import optimizers
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.losses import batch_loss, rows_of_answer
 from hig_optax.experiments.optimizers import Build, Optimizer, Settings
-from hig_optax.problems import Batch, Params, Problem
+from hig_optax.problems import Batch, ControlProblem, Params, Problem
 
 ValueAndGrad = Callable[[Params, Batch], tuple[jax.Array, Params]]
 
@@ -25,7 +25,15 @@ def exact_gradient(problem: Problem, settings: Settings) -> ValueAndGrad:
 
 
 def scale_invariant(problem: Problem, settings: Settings) -> ValueAndGrad:
-    """The training loss, and the gradient of a regression to controls that the physics corrected."""
+    """The training loss, and the gradient of a regression to controls that the physics corrected.
+
+    Raises:
+        ValueError: The problem has no physics that answers to a control.
+    """
+    if not isinstance(problem, ControlProblem):
+        raise ValueError(  # noqa: TRY004 - it is the setting that is wrong, as a user sees it
+            f"sip corrects controls by the physics, and the network of {problem.name} says none."
+        )
     value_and_grad = baselines.sip_value_and_grad(
         problem.control,
         lambda u, sample: rows_of_answer(problem, problem.physics(u, sample), sample),

@@ -19,7 +19,7 @@ from hig_optax.experiments.course import Course
 from hig_optax.experiments.history import History, Point
 from hig_optax.experiments.losses import measured_loss
 from hig_optax.experiments.machine import environment
-from hig_optax.problems import Batch, Params, Problem
+from hig_optax.problems import Batch, Params, PhysicsInformed, Problem, SampleProblem
 
 Watch = Callable[[Point, Params], None]
 """Called with every new `Point`, outside the training time. The parameters are overwritten after."""
@@ -208,7 +208,8 @@ class Trainer:
         Returns the carry and the mean mini-batch losses, shape (SEGMENT_STEPS,), zero past `count`.
         """
         batch_size = self.settings["batch_size"]
-        samples = batch_size if self.problem.reduction == "sum" else 1
+        summed = isinstance(self.problem, SampleProblem) and self.problem.reduction == "sum"
+        samples = batch_size if summed else 1
 
         def step(i: jax.Array, inner: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
             (params, state, number, is_finite), losses = inner
@@ -268,6 +269,9 @@ def _init(problem: Problem, key: jax.Array) -> Params:
 
 @partial(jax.jit, static_argnums=0)
 def _test_loss(problem: Problem, params: Params, test_set: Batch) -> jax.Array:
+    if isinstance(problem, PhysicsInformed):
+        return problem.loss(params, test_set.points)
+    assert isinstance(problem, SampleProblem)
     loss = measured_loss(problem)
     # In chunks: thousands of physical trajectories at once would leave the cache.
     return jnp.mean(jax.lax.map(lambda sample: loss(params, sample), test_set, batch_size=256))
