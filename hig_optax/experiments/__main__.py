@@ -60,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--cores", type=int, default=1, help="cores to use; 0: all (default: 1)")
-    shared.add_argument("--x64", action="store_true", help="float64 throughout (default: float32)")
+    shared.add_argument(
+        "--x64",
+        action="store_true",
+        help="float64 also where a problem does not ask for a precision (default there: float32)",
+    )
     shared.add_argument("--out", type=Path, default=Path("results"), help="folder of results")
 
     parse = commands.add_parser(

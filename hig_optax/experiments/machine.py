@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def precision_of(problem: Any) -> AbstractContextManager[Any]:
+    """The float type that a problem asks for while this lasts; without such a wish, as it was."""
+    wanted = getattr(problem, "precision", None)
+    return nullcontext() if wanted is None else jax.enable_x64(wanted == "float64")
 
 
 def environment() -> dict[str, Any]:

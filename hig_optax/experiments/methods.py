@@ -13,7 +13,7 @@ from hig_optax.experiments import optimizers
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.losses import batch_loss, rows_of_answer
 from hig_optax.experiments.optimizers import Build, Optimizer, Settings
-from hig_optax.problems import Batch, ControlProblem, Params, Problem
+from hig_optax.problems import Batch, ControlProblem, Params, PhysicsInformed, Problem
 
 ValueAndGrad = Callable[[Params, Batch], tuple[jax.Array, Params]]
 
@@ -74,7 +74,7 @@ class Method:
         """All settings of a run.
 
         The method's defaults, then what the problem recommends, then what the comparisons here
-        adjust, then `overrides`.
+        adjust, then `overrides`. A step on a physics-informed network takes all of its points.
 
         Raises:
             ValueError: An override is not a setting of this method.
@@ -84,7 +84,10 @@ class Method:
         if unknown := sorted({*suggested, *overrides} - set(self.defaults)):
             known = ", ".join(self.defaults)
             raise ValueError(f"{self.name} has no setting {', '.join(unknown)}; it has {known}.")
-        return {**self.defaults, **suggested, **overrides}
+        batch = {}
+        if isinstance(problem, PhysicsInformed):
+            batch["batch_size"] = problem.num_points
+        return {**self.defaults, **batch, **suggested, **overrides}
 
     def _suggested(self, problem: Problem) -> Settings:
         """What the problem recommends for this method, or for the one it is like."""

@@ -92,6 +92,21 @@ class PhysicsInformed(abc.ABC):
     def solution(self) -> tuple[Float[Array, "grid d"], Float[Array, "grid *components"]]:
         """Points, and the solution there: those components that `compared` picks."""
 
+    @property
+    def coordinates(self) -> tuple[str, str]:
+        """Names of the first two axes."""
+        return "x", "y"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """How the points of `solution` lie: so many along the first axis and the second."""
+        return 65, 65
+
+    def picture(self, test: Solution) -> tuple[jax.Array, jax.Array]:
+        """A plane of points and one component of the solution there: (i, j, d) and (i, j)."""
+        x, u = (leaf.reshape(*self.grid, *leaf.shape[1:]) for leaf in (test.x, test.u))
+        return x, u if u.ndim == 2 else u[..., 0]
+
     def compared(self, u: jax.Array) -> jax.Array:
         """The components of the field that `given` and `solution` tell: all of them."""
         return u

@@ -83,6 +83,16 @@ class AllenCahn(PhysicsInformed):
         angle = np.pi * x[1]
         return self.network.apply(params, jnp.stack([x[0], jnp.cos(angle), jnp.sin(angle)]))[0]
 
+    @property
+    def coordinates(self) -> tuple[str, str]:
+        """Time and place."""
+        return "t", "x"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Points of `solution` along both axes."""
+        return TIMES + 1, PLACES
+
     def equation(self, field: Field, x: Point) -> Float[Array, ""]:
         """u_t - D u_xx - 5 (u - u³)."""
         u, _, u_xx = twice_along(field, x, 1)

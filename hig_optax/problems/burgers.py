@@ -64,6 +64,16 @@ class Burgers(PhysicsInformed):
         """Unit time and the interval [-1, 1]; half of the given points lie at the start."""
         return Box((0.0, -1.0), (1.0, 1.0), ((0, 0.0), (1, -1.0), (0, 0.0), (1, 1.0)))
 
+    @property
+    def coordinates(self) -> tuple[str, str]:
+        """Time and place."""
+        return "t", "x"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Points of `solution` along both axes."""
+        return 101, 256
+
     def equation(self, field: Field, x: Point) -> Float[Array, ""]:
         """u_t + u u_x - ν u_xx."""
         u, u_x, u_xx = twice_along(field, x, 1)
@@ -75,8 +85,8 @@ class Burgers(PhysicsInformed):
 
     def solution(self) -> tuple[Float[Array, "grid d"], Float[Array, "grid"]]:
         """A grid, and the solution there."""
-        x = self.box.grid(101, 256)
-        return x, jnp.asarray(_on_grid(self.viscosity, 101, 256), float)
+        x = self.box.grid(*self.grid)
+        return x, jnp.asarray(_on_grid(self.viscosity, *self.grid), float)
 
 
 @functools.cache

@@ -58,6 +58,11 @@ class Heat(PhysicsInformed):
         """Unit time and unit length; given at the start and at both ends."""
         return Box((0.0, 0.0), (1.0, 1.0), ((0, 0.0), (1, 0.0), (1, 1.0)))
 
+    @property
+    def coordinates(self) -> tuple[str, str]:
+        """Time and place."""
+        return "t", "x"
+
     def equation(self, field: Field, x: Point) -> Float[Array, ""]:
         """u_t - u_xx / 4."""
         return along(field, x, 0)[1] - twice_along(field, x, 1)[2] / 4
@@ -68,5 +73,5 @@ class Heat(PhysicsInformed):
 
     def solution(self) -> tuple[Float[Array, "grid d"], Float[Array, "grid"]]:
         """A grid, and the solution there."""
-        x = self.box.grid(65, 65)
+        x = self.box.grid(*self.grid)
         return x, jax.vmap(self.given)(x)

@@ -67,6 +67,11 @@ class Helmholtz(PhysicsInformed):
         """The square [-1, 1]²."""
         return Box.with_all_faces((-1.0, -1.0), (1.0, 1.0))
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Points of `solution` along both axes."""
+        return 101, 101
+
     def equation(self, field: Field, x: Point) -> Float[Array, ""]:
         """Δu + k² u - q."""
         k2 = self.wave_number**2
@@ -80,5 +85,5 @@ class Helmholtz(PhysicsInformed):
 
     def solution(self) -> tuple[Float[Array, "grid d"], Float[Array, "grid"]]:
         """A grid, and the solution there."""
-        x = self.box.grid(101, 101)
+        x = self.box.grid(*self.grid)
         return x, jax.vmap(self.given)(x)

@@ -78,6 +78,11 @@ class Kovasznay(PhysicsInformed):
         """What the network says at one point: (u, v, p)."""
         return self.network.apply(params, x)
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Points of `solution` along both axes."""
+        return 61, 81
+
     def equation(self, field: Field, x: Point) -> Float[Array, "3"]:
         """Both momentum equations and the divergence."""
         (u, v, _), along_x, along_xx = twice_along(field, x, 0)
@@ -104,5 +109,5 @@ class Kovasznay(PhysicsInformed):
 
     def solution(self) -> tuple[Float[Array, "grid d"], Float[Array, "grid 2"]]:
         """A grid, and the velocity there."""
-        x = self.box.grid(61, 81)
+        x = self.box.grid(*self.grid)
         return x, jax.vmap(self.given)(x)

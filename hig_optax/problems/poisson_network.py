@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from hig_optax.problems._box import Box
 from hig_optax.problems._derivatives import Field, Point, laplacian
-from hig_optax.problems._pinn import PhysicsInformed
+from hig_optax.problems._pinn import PhysicsInformed, Solution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Poisson2D(PhysicsInformed):
 
     def solution(self) -> tuple[Float[Array, "grid d"], Float[Array, "grid"]]:
         """A grid, and the solution there."""
-        x = self.box.grid(65, 65)
+        x = self.box.grid(*self.grid)
         return x, jax.vmap(self.given)(x)
 
 
@@ -137,3 +137,10 @@ class Poisson5D(PhysicsInformed):
         """Random points, and the solution there."""
         x = jnp.asarray(np.random.default_rng(0).uniform(size=(4096, 5)), float)
         return x, jax.vmap(self.given)(x)
+
+    def picture(self, test: Solution) -> tuple[jax.Array, jax.Array]:
+        """The first two axes in the middle of the others."""
+        del test
+        x, y = jnp.meshgrid(*(jnp.linspace(0.0, 1.0, 65),) * 2, indexing="ij")
+        points = jnp.stack([x, y, *(jnp.full_like(x, 0.5),) * 3], axis=-1)
+        return points, jnp.sum(jnp.sin(np.pi * points), axis=-1)
