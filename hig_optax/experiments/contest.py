@@ -124,7 +124,10 @@ def table(problem: problems.Problem, entries: Sequence[Entry], times: Sequence[f
     seeds = sorted({run.request["seed"] for entry in entries for run in entry.runs[-1]})
     first = entries[0].runs[-1][0]
     spread = f"{'median (range), seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
+    others = sorted({e.runs[-1][0].request.get("package", "") for e in entries} - {""})
     note = f"{first.measure_at_start}, {spread}. {machine.describe(first.request['environment'])}"
+    if others:
+        note += f" Of other packages: {', '.join(others)}."
     columns = ("method", "batch", "rate", "ms per step", *(f"{t:g} s" for t in times))
     return Table(title(problem), columns, tuple(rows), note)
 

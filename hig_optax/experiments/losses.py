@@ -45,22 +45,27 @@ def loss_of_rows(problem: Problem) -> Callable[[Any, Batch], jax.Array]:
 def batch_loss(problem: Problem) -> Callable[[Params, Batch], jax.Array]:
     """The scalar training loss of a batch, reduced as the problem says: ``(params, batch) -> loss``."""
     of_rows = loss_of_rows(problem)
-    return lambda params, batch: of_rows(batch_rows(problem, params, batch), batch)
+    return lambda params, batch: of_rows(batch_rows(problem.residual, params, batch), batch)
 
 
-def batch_rows(problem: Problem, params: Params, batch: Batch) -> Any:
-    """Rows of all samples of a batch, with a leading sample axis; those of blocks as a dict."""
-    if isinstance(problem.residual, dict):
-        return {
-            name: jax.vmap(block, in_axes=(None, 0))(params, batch[name])
-            for name, block in problem.residual.items()
-        }
-    return jax.vmap(problem.residual, in_axes=(None, 0))(params, batch)
+def batch_rows(residual: Any, params: Params, batch: Batch) -> Any:
+    """Rows of all samples of a batch, with a leading sample axis; those of blocks as a dict.
+
+    Args:
+        residual: ``(params, sample) -> rows``, or a dict of such functions.
+        params: Network parameters.
+        batch: The batch; a dict of batches where `residual` is one.
+    """
+    if isinstance(residual, dict):
+        return {name: batch_rows(block, params, batch[name]) for name, block in residual.items()}
+    return jax.vmap(residual, in_axes=(None, 0))(params, batch)
 
 
 def num_rows(problem: Problem, params: Params, batch: Batch) -> int:
     """Rows of a batch; a complex one counts twice."""
-    rows = jax.eval_shape(lambda *arguments: batch_rows(problem, *arguments), params, batch)
+    rows = jax.eval_shape(
+        lambda *arguments: batch_rows(problem.residual, *arguments), params, batch
+    )
     return sum(
         leaf.size * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
         for leaf in jax.tree.leaves(rows)
@@ -97,6 +102,20 @@ def error_rows(problem: Problem) -> Any:
 
         return residual
     return None
+
+
+def wanted_error_rows(problem: Problem, method: str) -> Any:
+    """The same for a method that minimises nothing but a sum of squares.
+
+    Raises:
+        ValueError: There are no such rows.
+    """
+    rows = error_rows(problem)
+    if rows is None:
+        raise ValueError(
+            f"{method} minimises a sum of squares, and the rows of {problem.name} are no errors."
+        )
+    return rows
 
 
 def measured_loss(problem: SampleProblem) -> Callable[[Params, Batch], jax.Array]:

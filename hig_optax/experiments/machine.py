@@ -58,14 +58,20 @@ def describe(where: dict[str, Any]) -> str:
     )
 
 
+def versioned(package: str) -> str:
+    """Name and version of a package."""
+    return f"{package} {_version(package)}"
+
+
 def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {package: _version(package) for package in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu_model() -> str:

@@ -9,7 +9,7 @@ import optax
 
 import hig_optax
 from hig_optax import baselines
-from hig_optax.experiments import optimizers
+from hig_optax.experiments import optimizers, peers
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.losses import batch_loss, rows_of_answer
 from hig_optax.experiments.optimizers import Build, Optimizer, Settings
@@ -61,6 +61,7 @@ class Method:
         defaults: Every setting the method knows, and its value where no problem says otherwise.
         like: A method whose recommended settings hold for this one too, as far as it has them.
         gradient: ``(problem, settings) -> value_and_grad``: what the optimizer is handed.
+        package: Whose it is, where that is neither this package nor Optax.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Method:
     defaults: Mapping[str, Any]
     like: str | None = None
     gradient: Callable[[Problem, Settings], ValueAndGrad] = exact_gradient
+    package: str | None = None
 
     def settings(self, problem: Problem, overrides: Mapping[str, Any] | None = None) -> Settings:
         """All settings of a run.
@@ -244,6 +246,32 @@ METHODS: Mapping[str, Method] = {
                 "memory_size": 10,
                 "max_linesearch_steps": 20,
             },
+        ),
+        Method(
+            "ssbroyden",
+            "self-scaled Broyden with a line search on the batch, of jinns",
+            peers.ssbroyden,
+            {
+                "batch_size": 1024,
+                "learning_rate": None,
+                "schedule": "constant",
+                "max_linesearch_steps": 25,
+            },
+            package="jinns",
+        ),
+        Method(
+            "geodesic-lm",
+            "Levenberg-Marquardt with geodesic acceleration, of nlls-gram",
+            peers.geodesic_lm,
+            {
+                "batch_size": 32,
+                "learning_rate": None,
+                "schedule": "constant",
+                "init_damping": 1e-3,
+                "solver": "cholesky",
+                "num_matvecs": 100,
+            },
+            package="nlls-gram",
         ),
     )
 }

@@ -18,7 +18,7 @@ from hig_optax.experiments.checkpoint import Checkpoint
 from hig_optax.experiments.course import Course
 from hig_optax.experiments.history import History, Point
 from hig_optax.experiments.losses import measured_loss, num_rows
-from hig_optax.experiments.machine import environment, precision_of
+from hig_optax.experiments.machine import environment, precision_of, versioned
 from hig_optax.problems import Batch, Params, PhysicsInformed, Problem, SampleProblem
 
 Watch = Callable[[Point, Params], None]
@@ -97,6 +97,7 @@ class Trainer:
         """Everything that decides a run, as JSON values."""
         with precision_of(self.problem):
             where = environment()
+        package = methods.get(self.method).package
         return {
             "problem": self.problem.name,
             "problem_settings": problem_settings(self.problem),
@@ -105,6 +106,7 @@ class Trainer:
             "seed": seed,
             "budget": str(budget),
             "environment": where,
+            **({"package": versioned(package)} if package else {}),
         }
 
     def run(

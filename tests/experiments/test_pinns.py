@@ -22,7 +22,7 @@ def test_rows_and_loss_of_blocks(fixed):
     with jax.enable_x64(True):
         params = problem.init(jax.random.key(0))
         points, _ = problem.data(jax.random.key(1))
-        rows = batch_rows(problem, params, points)
+        rows = batch_rows(problem.residual, params, points)
         assert {name: x.shape for name, x in rows.items()} == {
             "interior": (9, 3),
             "boundary": (7, 2),
@@ -36,7 +36,7 @@ def test_rows_and_loss_of_blocks(fixed):
 @pytest.mark.parametrize("name", [n for n in methods.METHODS if n not in ("sip", "gauss-newton")])
 def test_every_method_but_sip_trains_on_blocks(name):
     problem = problems.Poisson2D(num_interior=12, num_boundary=8, hidden=(6,))
-    own = {} if name == "lbfgs" else {"learning_rate": 1e-2}  # it looks for the rate itself
+    own = {} if methods.get(name).defaults["learning_rate"] is None else {"learning_rate": 1e-2}
     history = train.train(problem, name, 0, steps=30, settings=own)
     assert history.losses[-1] < history.losses[0]
     assert history.num_rows == 20
