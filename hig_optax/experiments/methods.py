@@ -9,7 +9,7 @@ import optax
 
 import hig_optax
 from hig_optax import baselines
-from hig_optax.experiments import optimizers, peers
+from hig_optax.experiments import optimizers, peers, soap
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.losses import batch_loss, rows_of_answer
 from hig_optax.experiments.optimizers import Build, Optimizer, Settings
@@ -220,6 +220,12 @@ METHODS: Mapping[str, Method] = {
             "Muon, its learning rate decaying to 0 over the budget",
             optimizers.from_optax(optax.contrib.muon),
             _DECAYING,
+        ),
+        Method(
+            "soap",
+            "SOAP, its learning rate decaying to 0 over the budget",
+            optimizers.from_optax(soap.soap),
+            {**_DECAYING, "b1": 0.95, "b2": 0.95, "refresh_every": 10},
         ),
         Method(
             "sip",
