@@ -305,9 +305,15 @@ def _list(options: argparse.Namespace, console: Console) -> None:
     for name in problems.PROBLEMS:
         problem = problems.get(name)
         lines.append(f"  {name}: {_summary(problem)}")
+        silent = set()
+        if isinstance(problem, problems.PhysicsInformed):
+            lines.append(
+                f"      all {problem.num_points} points at every step, {problem.precision}"
+            )
+            silent.add("batch_size")
         for method in methods.METHODS.values():
             chosen = method.settings(problem)
-            told = {k: v for k, v in chosen.items() if v != method.defaults[k]}
+            told = {k: v for k, v in chosen.items() if v != method.defaults[k] and k not in silent}
             if told:
                 lines.append(f"      {method.name}: {_settings(told)}")
             if (adjusted := ADJUSTMENTS.get((name, method.name))) and adjusted.why:
