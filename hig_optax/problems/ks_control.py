@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hig_optax.problems._data import consecutive
 from hig_optax.problems._etd import Etdrk4
 from hig_optax.problems._network import DenseNetwork
 
@@ -34,20 +33,20 @@ class KSControl:
         y_t + y y_x + y_xx + y_xxxx = Σ_j c_j b_j(x)        0 <= x < 32, periodic
 
     The actuators push with b_j, Gaussian bumps of standard deviation 2 at distance 4, and keep their
-    strengths c_j from start to end. The network reads the lowest eight modes of start and target and answers
-    with the strengths. The solver works on 128 grid points, with Fourier modes in space and 20 steps of
-    fourth order in time. Starts are smooth noise, and targets what random strengths made of them: rows can
-    vanish.
+    strengths c_j from start to end. The network reads the lowest 16 modes of the target and answers with
+    5 c. The solver works on 128 grid points, with Fourier modes in space and 20 steps of fourth order
+    in time. It starts from y = cos(2πx/32) (1 + sin(2πx/32)); targets are what random strengths, uniform in
+    [-0.2, 0.2), make of it, so that rows can vanish.
 
         network         32 - 32 - 32 - 8, tanh, last layer linear            2376 parameters
         control         c, shape (8,)
         physics         y at time 5, shape (128,)
         residual        y - target, shape (128,)
         sample_loss     mean of (y - target)² over the grid; the mean over the batch is minimised
-        data            1024 training and 256 test tasks
+        data            fresh tasks at every step; 256 test tasks, and as many to measure training by
 
-    Everything is dimensionless. One sample brings 128 rows, and eight numbers decide them: batches of 16
-    have fewer directions than rows by far.
+    Everything is dimensionless. One sample brings 128 rows, and eight numbers decide them: a batch of 16
+    has 2048 rows and at most 128 directions.
 
     Attributes:
         hidden: Widths of the hidden layers.
@@ -55,9 +54,10 @@ class KSControl:
         length: Circumference of the ring.
         num_steps: Time steps.
         dt: Length of a time step.
-        num_modes: Modes of each state that the network reads.
+        num_modes: Modes of the target that the network reads.
         num_actuators: Number of actuators.
-        num_train: Number of training samples.
+        strength: Largest strength behind a target, and the unit in which the network tells them.
+        num_train: Number of samples in the set that `data` returns for measuring.
         num_test: Number of test samples.
 
     Example:
@@ -76,9 +76,10 @@ class KSControl:
     length: float = 32.0
     num_steps: int = 20
     dt: float = 0.25
-    num_modes: int = 8
+    num_modes: int = 16
     num_actuators: int = 8
-    num_train: int = 1024
+    strength: float = 0.2
+    num_train: int = 256
     num_test: int = 256
 
     @property
@@ -102,37 +103,30 @@ class KSControl:
 
     @property
     def network(self) -> DenseNetwork:
-        """The network, from the modes of start and target to the strengths."""
-        return DenseNetwork((4 * self.num_modes, *self.hidden, self.num_actuators), "tanh")
+        """The network, from the modes of the target to the strengths."""
+        return DenseNetwork((2 * self.num_modes, *self.hidden, self.num_actuators), "tanh")
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh network parameters."""
         return self.network.init(key)
 
     def data(self, key: jax.Array) -> tuple[FrontSample, FrontSample]:
-        """Training and test set."""
-
-        def samples(key: jax.Array, size: int) -> FrontSample:
-            start_key, push_key = jax.random.split(key)
-            start = self._smooth_noise(start_key, size)
-            pushes = jax.random.uniform(push_key, (size, self.num_actuators), minval=-1.0)
-            target = jax.vmap(lambda c, y: self.physics(c, FrontSample(y, y)))(pushes, start)
-            return FrontSample(start, target)
-
+        """Two sets to measure by; `draw` makes its own samples and uses neither."""
         train_key, test_key = jax.random.split(key)
-        return samples(train_key, self.num_train), samples(test_key, self.num_test)
+        return self._samples(train_key, self.num_train), self._samples(test_key, self.num_test)
 
     def draw(
         self, key: jax.Array, step: jax.Array | int, train: FrontSample, batch_size: int
     ) -> FrontSample:
-        """Consecutive training samples; the key has no say."""
-        del key
-        return consecutive(step, train, batch_size)
+        """Fresh samples, the same ones for the same key and step."""
+        del train
+        return self._samples(jax.random.fold_in(key, step), batch_size)
 
     def control(self, params: dict[str, Any], sample: FrontSample) -> Float[Array, "actuators"]:
-        """Strengths of the actuators, from start and target."""
-        modes = jnp.fft.rfft(jnp.stack(sample))[:, 1 : self.num_modes + 1] * (2 / self.num_points)
-        return self.network.apply(params, jnp.concatenate([modes.real, modes.imag]).ravel())
+        """Strengths of the actuators, from the target."""
+        modes = jnp.fft.rfft(sample.target)[1 : self.num_modes + 1] * (2 / self.num_points)
+        said = self.network.apply(params, jnp.concatenate([modes.real, modes.imag]))
+        return self.strength * said
 
     def physics(
         self, control: Float[Array, "actuators"], sample: FrontSample
@@ -179,12 +173,19 @@ class KSControl:
 
         return scheme.step(v, nonlinear)
 
-    def _smooth_noise(self, key: jax.Array, count: int) -> Float[Array, "count points"]:
-        """Random fields of the modes that the network reads, with mean 0 and mean square 1."""
-        waves = jax.random.normal(key, (2, count, self.num_modes))
-        modes = jax.lax.complex(*waves)
-        field = jnp.fft.irfft(jnp.pad(modes, ((0, 0), (1, 0))), self.num_points)
-        return field / jnp.sqrt(jnp.mean(field**2, axis=1, keepdims=True))
+    def _samples(self, key: jax.Array, count: int) -> FrontSample:
+        """Tasks that the strengths of this key solve."""
+        angle = jnp.asarray(2 * np.pi * np.arange(self.num_points) / self.num_points, float)
+        rest = jnp.cos(angle) * (1 + jnp.sin(angle))
+        start = jnp.broadcast_to(rest, (count, self.num_points))
+        return FrontSample(
+            start, jax.vmap(self.physics)(self._strengths(key, count), FrontSample(start, start))
+        )
+
+    def _strengths(self, key: jax.Array, count: int) -> Float[Array, "count actuators"]:
+        return jax.random.uniform(
+            key, (count, self.num_actuators), minval=-self.strength, maxval=self.strength
+        )
 
 
 @functools.cache

@@ -1,9 +1,10 @@
 """The two rollout problems with many rows to a sample: their solvers and their data."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from hig_optax.problems import FrontSample, KSControl, NeuralODE
 from hig_optax.problems.neural_ode import _nerve
@@ -11,18 +12,26 @@ from hig_optax.problems.neural_ode import _nerve
 PUSHES = np.sin(1.0 + np.arange(8.0))
 
 
-def front(problem, seed=0):
-    start = problem._smooth_noise(jax.random.key(seed), 1)[0]
+def front(problem):
+    """The start, as target too."""
+    start = problem._samples(jax.random.key(0), 1).start[0]
     return FrontSample(start, start)
 
 
 def test_steps_of_the_front_are_fourth_order_accurate():
     with jax.enable_x64(True):
-        problems = [KSControl(num_steps=20 * k, dt=0.25 / k) for k in (1, 2, 4, 8)]
-        ends = [p.physics(jnp.asarray(PUSHES), front(p)) for p in problems]
+        ends = []
+        for k in (16, 32, 64, 128):
+            problem = KSControl(num_points=32, num_steps=8 * k, dt=0.25 / k)
+            ends.append(problem.physics(0.2 * jnp.asarray(PUSHES), front(problem)))
+        step, finer = (KSControl(num_steps=20 * k, dt=0.25 / k) for k in (1, 4))
+        usual = [p.physics(0.2 * jnp.asarray(PUSHES), front(p)) for p in (step, finer)]
     changes = np.linalg.norm(np.diff(ends, axis=0), axis=1)
-    # Halving divides the error by 16, up to terms of the next order.
-    np.testing.assert_allclose(changes[:-1] / changes[1:], 16, rtol=0.3)
+    # Halving divides the error by 16 once the fastest decay of a mode, k⁴ = 97 on 32 points, is resolved;
+    # with longer steps the order is between 3 and 4.
+    np.testing.assert_allclose(changes[:-1] / changes[1:], 16, rtol=0.15)
+    assert changes[-1] < 1e-8
+    np.testing.assert_allclose(usual[0], usual[1], atol=3e-4)  # of values up to 3
 
 
 def test_the_front_is_resolved_by_its_points():
@@ -62,31 +71,31 @@ def test_the_path_of_the_front_ends_where_the_physics_does():
     np.testing.assert_allclose(path[-1], problem.physics(push, sample), atol=1e-5)
 
 
-def test_targets_of_the_front_can_be_reached():
-    problem = KSControl(num_train=4, num_test=4)
+def test_targets_of_the_front_are_reached_by_strengths_within_bounds_and_not_left_alone():
+    problem = KSControl()
     key = jax.random.key(3)
-    train, _ = problem.data(key)
-    pushes = jax.random.uniform(jax.random.split(jax.random.split(key)[0])[1], (4, 8), minval=-1.0)
-    rows = jax.vmap(problem.physics)(pushes, train) - train.target
+    samples, strengths = problem._samples(key, 4), problem._strengths(key, 4)
+    assert np.abs(strengths).max() < problem.strength
+    rows = jax.vmap(problem.physics)(strengths, samples) - samples.target
     np.testing.assert_allclose(rows, 0, atol=1e-5)
-    np.testing.assert_allclose(np.mean(train.start**2, axis=1), 1, rtol=1e-5)
-    left_alone = jax.vmap(lambda sample: problem.physics(jnp.zeros(8), sample))(train)
-    assert np.std(left_alone - train.target) > 0.1
+    left_alone = jax.vmap(lambda sample: problem.physics(jnp.zeros(8), sample))(samples)
+    assert np.std(left_alone - samples.target) > 0.1
+    x = np.arange(128) * 2 * np.pi / 128
+    np.testing.assert_allclose(samples.start[2], np.cos(x) * (1 + np.sin(x)), atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_the_network_reads_both_states_of_the_front(scale):
-    problem = KSControl(num_train=2, num_test=1)
-    train, _ = problem.data(jax.random.key(0))
+def test_the_network_reads_the_target_of_the_front_and_speaks_in_units_of_the_largest_strength():
+    problem = KSControl()
+    sample = front(problem)
     params = problem.init(jax.random.key(1))
-    first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], train) for i in (0, 1))
-    said = problem.control(params, first)
+    said = problem.control(params, sample)
     assert said.shape == (8,)
-    for other in (
-        first._replace(start=scale * second.start),
-        first._replace(target=scale * second.target),
-    ):
-        assert np.abs(problem.control(params, other) - said).max() > 1e-3
+    twice = dataclasses.replace(problem, strength=0.4)
+    np.testing.assert_allclose(twice.control(params, sample), 2 * said, rtol=1e-6)
+    other = sample._replace(target=2 * sample.target)
+    assert np.abs(problem.control(params, other) - said).max() > 1e-3
+    blind = sample._replace(start=2 * sample.start)
+    np.testing.assert_array_equal(problem.control(params, blind), said)
 
 
 def test_steps_along_a_trajectory_are_fourth_order_accurate():
