@@ -60,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--cores", type=int, default=1, help="cores to use; 0: all (default: 1)")
-    shared.add_argument("--x64", action="store_true", help="float64 throughout (default: float32)")
+    shared.add_argument(
+        "--x64",
+        action="store_true",
+        help="float64 also where a problem does not ask for a precision (default there: float32)",
+    )
     shared.add_argument("--out", type=Path, default=Path("results"), help="folder of results")
 
     parse = commands.add_parser(
@@ -301,9 +305,15 @@ def _list(options: argparse.Namespace, console: Console) -> None:
     for name in problems.PROBLEMS:
         problem = problems.get(name)
         lines.append(f"  {name}: {_summary(problem)}")
+        silent = set()
+        if isinstance(problem, problems.PhysicsInformed):
+            lines.append(
+                f"      all {problem.num_points} points at every step, {problem.precision}"
+            )
+            silent.add("batch_size")
         for method in methods.METHODS.values():
             chosen = method.settings(problem)
-            told = {k: v for k, v in chosen.items() if v != method.defaults[k]}
+            told = {k: v for k, v in chosen.items() if v != method.defaults[k] and k not in silent}
             if told:
                 lines.append(f"      {method.name}: {_settings(told)}")
             if (adjusted := ADJUSTMENTS.get((name, method.name))) and adjusted.why:

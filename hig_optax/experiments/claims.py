@@ -49,7 +49,7 @@ class Claim:
 
 def median_loss(runs: Sequence[History]) -> float:
     """Median over seeds of the test loss at the end; infinite where most runs blew up."""
-    return float(np.median([run.last_loss for run in runs]))
+    return float(np.median([run.last_measured for run in runs]))
 
 
 def median_steps(runs: Sequence[History]) -> float:
@@ -89,7 +89,7 @@ def lower_than(*rivals: str) -> Callable[[Runs], Verdict]:
 def explodes(runs: Runs) -> Verdict:
     """Gauss-Newton ends above where it began, or at nothing finite, from most seeds."""
     rivals = runs["gauss-newton"]
-    up = [run.last_loss > run.points[0].test_loss for run in rivals]
+    up = [run.last_measured > run.points[0].test_loss for run in rivals]
     start = float(np.median([run.points[0].test_loss for run in rivals]))
     measured = (
         f"gauss-newton from {start:.1e} to {median_loss(rivals):.1e}; "

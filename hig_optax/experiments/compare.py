@@ -13,13 +13,15 @@ from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.history import History, by_method
 from hig_optax.experiments.plan import Overrides, Plan
 from hig_optax.experiments.report import Report
-from hig_optax.experiments.table import Table, over_seeds
-from hig_optax.problems import Problem
+from hig_optax.experiments.table import Table, over_seeds, rate_in_words
+from hig_optax.problems import PhysicsInformed, Problem
 
+ERROR = "relative L2 error"
 COLUMNS = (
     "method",
     "batch",
     "rate",
+    ERROR,
     "test loss",
     "training loss",
     "steps",
@@ -51,14 +53,17 @@ class Comparison:
         groups = by_method(self.histories)
         seeds = max(len(runs) for runs in groups.values())
         note = (
-            f"{f'Median (range) of {seeds} seeds' if seeds > 1 else 'One seed'}. Losses are means over "
-            "samples: of the test set, and of the mini-batches since the last look. "
+            f"{f'Median (range) of {seeds} seeds' if seeds > 1 else 'One seed'}. {_losses(self.problem)} "
             "First call: tracing, compilation and one step, outside the budget. "
             + "".join(f"{remark} " for remark in self.remarks())
             + machine.describe(self.histories[0].request["environment"])
         )
-        rows = tuple(_row(method, runs) for method, runs in groups.items())
-        return Table(f"{self.problem.name}: {self.budget.in_words()} per run", COLUMNS, rows, note)
+        rows = [_row(method, runs) for method, runs in groups.items()]
+        has_error = self.histories[0].points[0].relative_error is not None
+        shown = [i for i, name in enumerate(COLUMNS) if has_error or name != ERROR]
+        columns, *kept = (tuple(row[i] for i in shown) for row in (COLUMNS, *rows))
+        title = f"{self.problem.name}: {self.budget.in_words()} per run"
+        return Table(title, columns, tuple(kept), note)
 
     def remarks(self) -> list[str]:
         """Sentences on methods that run with other settings than the source's."""
@@ -149,16 +154,30 @@ def carry_out(plan: Plan, *, fresh: bool = False, report: Report | None = None) 
 
 def _row(method: str, runs: Sequence[History]) -> tuple[str, ...]:
     settings = runs[0].request["settings"]
-    rate = settings["learning_rate"]
     last = [run.points[-1] for run in runs]
     return (
         method,
         str(settings["batch_size"]),
-        "search" if rate is None else f"{rate:g}",
+        rate_in_words(settings),
+        over_seeds([_or_nan(point.relative_error) for point in last], ".1e"),
         over_seeds([point.test_loss for point in last], ".1e"),
-        over_seeds([float("nan") if p.train_loss is None else p.train_loss for p in last], ".1e"),
+        over_seeds([_or_nan(point.train_loss) for point in last], ".1e"),
         f"{np.median([run.steps for run in runs]):.0f}",
         f"{np.median([1e3 * run.seconds / run.steps for run in runs]):.3g}",
         # One compilation serves all seeds.
         f"{runs[0].first_call_seconds:.1f}",
     )
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _losses(problem: Problem) -> str:
+    """What the losses of a table are."""
+    if isinstance(problem, PhysicsInformed):
+        return (
+            "The error is that of the solution; losses are weighted means over points: test points that no "
+            "step sees, and the points of the steps since the last look."
+        )
+    return "Losses are means over samples: of the test set, and of the mini-batches since the last look."

@@ -1,4 +1,4 @@
-"""Who is ahead when: test losses of several methods at several times, on several problems."""
+"""Who is ahead when: several methods at several times, on several problems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.compare import carry_out
 from hig_optax.experiments.history import History, by_method
 from hig_optax.experiments.methods import METHODS
-from hig_optax.experiments.plan import Overrides, Plan
+from hig_optax.experiments.plan import Overrides, Plan, unusual
 from hig_optax.experiments.report import Report
-from hig_optax.experiments.table import Table, over_seeds
+from hig_optax.experiments.table import Table, over_seeds, rate_in_words
 
 CONTESTANTS = (
     "adaptive-hig",
@@ -39,14 +39,14 @@ class Entry:
     method: str
     runs: tuple[tuple[History, ...], ...]
 
-    def losses(self, i: int, seconds: float) -> list[float]:
-        """Test losses of all seeds at the i-th time."""
-        return [loss_at(run, seconds) for run in self.runs[i]]
+    def measured(self, i: int, seconds: float) -> list[float]:
+        """What is measured of all seeds at the i-th time."""
+        return [measured_at(run, seconds) for run in self.runs[i]]
 
 
-def loss_at(history: History, seconds: float) -> float:
-    """Test loss at the last look up to that time; a segment may end a little after its budget."""
-    return [p.test_loss for p in history.points if p.seconds <= 1.02 * seconds][-1]
+def measured_at(history: History, seconds: float) -> float:
+    """What is measured at the last look up to that time; a segment may end a little after its budget."""
+    return [p.measured for p in history.points if p.seconds <= 1.02 * seconds][-1]
 
 
 def decays(method: str, problem: problems.Problem) -> bool:
@@ -106,27 +106,40 @@ def hold(
 
 def table(problem: problems.Problem, entries: Sequence[Entry], times: Sequence[float]) -> Table:
     """Medians and ranges over seeds, the lowest median of each time in bold."""
-    cells = [[entry.losses(i, seconds) for i, seconds in enumerate(times)] for entry in entries]
-    told = best_in_bold([[over_seeds(losses, ".1e") for losses in row] for row in cells])
+    cells = [[entry.measured(i, seconds) for i, seconds in enumerate(times)] for entry in entries]
+    told = best_in_bold([[over_seeds(values, ".1e") for values in row] for row in cells])
     rows = []
-    for entry, losses in zip(entries, told, strict=True):
+    for entry, values in zip(entries, told, strict=True):
         last = entry.runs[-1]
         settings = last[0].request["settings"]
         rows.append(
             (
                 entry.method,
                 str(settings["batch_size"]),
-                f"{settings['learning_rate']:g}",
+                rate_in_words(settings),
                 f"{pace(last):.2g}",
-                *losses,
+                *values,
             )
         )
     seeds = sorted({run.request["seed"] for entry in entries for run in entry.runs[-1]})
-    note = f"Test loss, median (range), seeds {', '.join(map(str, seeds))}. " + machine.describe(
-        entries[0].runs[-1][0].request["environment"]
-    )
+    first = entries[0].runs[-1][0]
+    spread = f"{'median (range), seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
+    others = sorted({e.runs[-1][0].request.get("package", "") for e in entries} - {""})
+    note = f"{first.measure_at_start}, {spread}. {machine.describe(first.request['environment'])}"
+    if others:
+        note += f" Of other packages: {', '.join(others)}."
     columns = ("method", "batch", "rate", "ms per step", *(f"{t:g} s" for t in times))
-    return Table(problem.name, columns, tuple(rows), note)
+    return Table(title(problem), columns, tuple(rows), note)
+
+
+def title(problem: problems.Problem) -> str:
+    """Name of a problem, and what of its settings is not as usual.
+
+    Example:
+        >>> title(problems.Toy()), title(problems.Burgers(fixed_points=False))
+        ('toy', 'burgers, fixed_points False')
+    """
+    return ", ".join([problem.name, *(f"{k} {v}" for k, v in unusual(problem).items())])
 
 
 def best_in_bold(rows: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -138,7 +151,9 @@ def best_in_bold(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """
     told = [list(row) for row in rows]
     for i in range(len(told[0])):
-        best = min(told, key=lambda row: float(row[i].split()[0]))
+        # One that is not finite is never the lowest.
+        medians = [float(row[i].split()[0]) for row in told]
+        best = told[int(np.argmin(np.nan_to_num(medians, nan=np.inf)))]
         median, *rest = best[i].split(" ", 1)
         best[i] = " ".join([f"**{median}**", *rest])
     return told

@@ -29,7 +29,7 @@ def _loss(
 ) -> Callable[[Runs], tuple[str, bool]]:
     def measure(runs: Runs) -> tuple[str, bool]:
         median = median_loss(runs[method])
-        each = ", ".join(f"{run.last_loss:.1e}" for run in runs[method])
+        each = ", ".join(f"{run.last_measured:.1e}" for run in runs[method])
         return f"{median:.1e} ({each})", above < median < below
 
     return measure

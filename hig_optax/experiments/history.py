@@ -31,6 +31,7 @@ class Point:
         condition: Largest over smallest kept singular value.
         captured: Share of the squared gradient norm that the kept directions hold.
         singular_values: The largest ones at the last step, descending.
+        relative_error: Of the solution, in the L2 norm, where the problem has one.
     """
 
     step: int
@@ -44,6 +45,12 @@ class Point:
     condition: float | None = None
     captured: float | None = None
     singular_values: tuple[float, ...] | None = None
+    relative_error: float | None = None
+
+    @property
+    def measured(self) -> float:
+        """What the run is judged by: the relative error where there is one, else the test loss."""
+        return self.test_loss if self.relative_error is None else self.relative_error
 
 
 @dataclass(frozen=True)
@@ -99,10 +106,20 @@ class History:
         return self.points[-1].seconds
 
     @property
-    def last_loss(self) -> float:
-        """Test loss at the end; infinite where it is no finite number."""
-        loss = self.points[-1].test_loss
-        return loss if np.isfinite(loss) else np.inf
+    def measure(self) -> str:
+        """What `Point.measured` is, in words."""
+        return "test loss" if self.points[0].relative_error is None else "relative L2 error"
+
+    @property
+    def measure_at_start(self) -> str:
+        """The same at the start of a sentence."""
+        return self.measure[0].upper() + self.measure[1:]
+
+    @property
+    def last_measured(self) -> float:
+        """What is measured at the end; infinite where it is no finite number."""
+        value = self.points[-1].measured
+        return value if np.isfinite(value) else np.inf
 
     def to_json(self) -> dict[str, Any]:
         """The run as JSON values, `losses` thinned to at most `MAX_STORED_LOSSES` means."""
@@ -166,7 +183,8 @@ def _point_from_json(value: Mapping[str, Any]) -> Point:
     return Point(
         **{
             **value,
-            # null stands for a number that was not finite; a loss that blew up must not vanish.
+            # null stands for a number that was not finite; a loss that blew up must not vanish. A relative
+            # error does so together with its test loss.
             "test_loss": np.nan if value["test_loss"] is None else value["test_loss"],
             "singular_values": None if singular_values is None else tuple(singular_values),
         }

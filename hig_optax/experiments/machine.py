@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def precision_of(problem: Any) -> AbstractContextManager[Any]:
+    """The float type that a problem asks for while this lasts; without such a wish, as it was."""
+    wanted = getattr(problem, "precision", None)
+    return nullcontext() if wanted is None else jax.enable_x64(wanted == "float64")
+
+
 def environment() -> dict[str, Any]:
     """What a measured time depends on besides the code, as JSON values."""
     return {
@@ -51,14 +58,20 @@ def describe(where: dict[str, Any]) -> str:
     )
 
 
+def versioned(package: str) -> str:
+    """Name and version of a package."""
+    return f"{package} {_version(package)}"
+
+
 def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {package: _version(package) for package in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu_model() -> str:

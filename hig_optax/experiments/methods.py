@@ -9,11 +9,11 @@ import optax
 
 import hig_optax
 from hig_optax import baselines
-from hig_optax.experiments import optimizers
+from hig_optax.experiments import optimizers, peers, soap
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.losses import batch_loss, rows_of_answer
 from hig_optax.experiments.optimizers import Build, Optimizer, Settings
-from hig_optax.problems import Batch, Params, Problem
+from hig_optax.problems import Batch, ControlProblem, Params, PhysicsInformed, Problem
 
 ValueAndGrad = Callable[[Params, Batch], tuple[jax.Array, Params]]
 
@@ -25,7 +25,15 @@ def exact_gradient(problem: Problem, settings: Settings) -> ValueAndGrad:
 
 
 def scale_invariant(problem: Problem, settings: Settings) -> ValueAndGrad:
-    """The training loss, and the gradient of a regression to controls that the physics corrected."""
+    """The training loss, and the gradient of a regression to controls that the physics corrected.
+
+    Raises:
+        ValueError: The problem has no physics that answers to a control.
+    """
+    if not isinstance(problem, ControlProblem):
+        raise ValueError(  # noqa: TRY004 - it is the setting that is wrong, as a user sees it
+            f"sip corrects controls by the physics, and the network of {problem.name} says none."
+        )
     value_and_grad = baselines.sip_value_and_grad(
         problem.control,
         lambda u, sample: rows_of_answer(problem, problem.physics(u, sample), sample),
@@ -53,6 +61,7 @@ class Method:
         defaults: Every setting the method knows, and its value where no problem says otherwise.
         like: A method whose recommended settings hold for this one too, as far as it has them.
         gradient: ``(problem, settings) -> value_and_grad``: what the optimizer is handed.
+        package: Whose it is, where that is neither this package nor Optax.
     """
 
     name: str
@@ -61,12 +70,13 @@ class Method:
     defaults: Mapping[str, Any]
     like: str | None = None
     gradient: Callable[[Problem, Settings], ValueAndGrad] = exact_gradient
+    package: str | None = None
 
     def settings(self, problem: Problem, overrides: Mapping[str, Any] | None = None) -> Settings:
         """All settings of a run.
 
         The method's defaults, then what the problem recommends, then what the comparisons here
-        adjust, then `overrides`.
+        adjust, then `overrides`. A step on a physics-informed network takes all of its points.
 
         Raises:
             ValueError: An override is not a setting of this method.
@@ -76,7 +86,10 @@ class Method:
         if unknown := sorted({*suggested, *overrides} - set(self.defaults)):
             known = ", ".join(self.defaults)
             raise ValueError(f"{self.name} has no setting {', '.join(unknown)}; it has {known}.")
-        return {**self.defaults, **suggested, **overrides}
+        batch = {}
+        if isinstance(problem, PhysicsInformed):
+            batch["batch_size"] = problem.num_points
+        return {**self.defaults, **batch, **suggested, **overrides}
 
     def _suggested(self, problem: Problem) -> Settings:
         """What the problem recommends for this method, or for the one it is like."""
@@ -209,6 +222,12 @@ METHODS: Mapping[str, Method] = {
             _DECAYING,
         ),
         Method(
+            "soap",
+            "SOAP, its learning rate decaying to 0 over the budget",
+            optimizers.from_optax(soap.soap),
+            {**_DECAYING, "b1": 0.95, "b2": 0.95, "refresh_every": 10},
+        ),
+        Method(
             "sip",
             "scale-invariant physics: Adam towards controls that the inverted physics corrected",
             optimizers.from_optax(optax.adam, "rtol"),
@@ -233,6 +252,32 @@ METHODS: Mapping[str, Method] = {
                 "memory_size": 10,
                 "max_linesearch_steps": 20,
             },
+        ),
+        Method(
+            "ssbroyden",
+            "self-scaled Broyden with a line search on the batch, of jinns",
+            peers.ssbroyden,
+            {
+                "batch_size": 1024,
+                "learning_rate": None,
+                "schedule": "constant",
+                "max_linesearch_steps": 25,
+            },
+            package="jinns",
+        ),
+        Method(
+            "geodesic-lm",
+            "Levenberg-Marquardt with geodesic acceleration, of nlls-gram",
+            peers.geodesic_lm,
+            {
+                "batch_size": 32,
+                "learning_rate": None,
+                "schedule": "constant",
+                "init_damping": 1e-3,
+                "solver": "cholesky",
+                "num_matvecs": 100,
+            },
+            package="nlls-gram",
         ),
     )
 }

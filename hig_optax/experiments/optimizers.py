@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import optax
 from optax import GradientTransformationExtraArgs as Optimizer
 
-from hig_optax.experiments.losses import batch_loss, error_rows, loss_of_rows
+from hig_optax.experiments.losses import (
+    batch_loss,
+    error_rows,
+    loss_of_rows,
+    wanted_error_rows,
+)
 from hig_optax.problems import Problem
 
 Settings = dict[str, Any]
@@ -48,11 +53,8 @@ def damped(make: Callable[..., Optimizer]) -> Build:
     """A method for sums of squares that takes its learning rate first, by its factory."""
 
     def build(problem: Problem, settings: Settings) -> Optimizer:
-        own, rows = _without(settings, *_OF_THE_LOOP, "learning_rate"), error_rows(problem)
-        if rows is None:
-            raise ValueError(
-                f"{make.__name__} minimises a sum of squares, and the rows of {problem.name} are no errors."
-            )
+        own = _without(settings, *_OF_THE_LOOP, "learning_rate")
+        rows = wanted_error_rows(problem, make.__name__)
         return make(settings["learning_rate"], rows, **own)
 
     return build

@@ -77,7 +77,8 @@ class Plan:
                 f"Settings are given for {', '.join(unused)}, which is not compared here."
             )
         trainers = [Trainer(problem, name, overrides.get(name)) for name in method_names]
-        directory = Path(out) / _directory_name(problem, budget, overrides)
+        with machine.precision_of(problem):
+            directory = Path(out) / _directory_name(problem, budget, overrides)
 
         def path(trainer: Trainer, seed: int) -> Path:
             digest = _digest(trainer.request(seed, budget))
@@ -91,6 +92,12 @@ class Plan:
         return [run for run in self.runs if run.stored() is None]
 
 
+def unusual(problem: Problem) -> dict[str, Any]:
+    """The settings of a problem that are not its class's own."""
+    own = {f.name: (getattr(problem, f.name), f.default) for f in fields(cast("Any", problem))}
+    return {name: value for name, (value, usual) in own.items() if value != usual}
+
+
 def _digest(request: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -98,8 +105,7 @@ def _digest(request: Mapping[str, Any]) -> str:
 def _directory_name(problem: Problem, budget: Budget, overrides: Overrides) -> str:
     """A readable name that tells comparisons apart by what was asked for, e.g. ``toy-lam=0.1-5000steps``."""
     parts = [problem.name]
-    own = {f.name: (getattr(problem, f.name), f.default) for f in fields(cast("Any", problem))}
-    parts += [f"{name}={value}" for name, (value, usual) in own.items() if value != usual]
+    parts += [f"{name}={value}" for name, value in unusual(problem).items()]
     parts.append(str(budget))
     parts += [f"{m}.{k}={v}" for m, given in overrides.items() for k, v in given.items()]
     if (precision := machine.environment()["float"]) != "float32":

@@ -69,4 +69,8 @@ class Report:
 
 def _course(point: Point) -> str:
     rank = "" if point.rank is None else f", rank {point.rank}"
-    return f"test loss {point.test_loss:.1e}, step {point.step}, {point.seconds:.1f} s{rank}"
+    loss = f"test loss {point.test_loss:.1e}"
+    error = (
+        "" if point.relative_error is None else f"relative L2 error {point.relative_error:.1e}, "
+    )
+    return f"{error}{loss}, step {point.step}, {point.seconds:.1f} s{rank}"

@@ -105,9 +105,9 @@ def table(
     """
     names = list(results[0].runs)
     ends: Sequence[float] = times or [float("inf")]
-    losses = [
+    values = [
         [
-            [contest.loss_at(run, seconds) for run in result.runs[name]]
+            [contest.measured_at(run, seconds) for run in result.runs[name]]
             for name in names
             for seconds in ends
         ]
@@ -138,10 +138,11 @@ def table(
     seeds = [run.seed for run in last]
     said = f"{method}, otherwise as recommended" + (f" but for {told(base)}" if base else "")
     spread = "median (range), seeds" if len(seeds) > 1 else "seed"
-    note = f"Test loss of {said}; {spread} {', '.join(map(str, seeds))}. " + machine.describe(
-        last[0].request["environment"]
+    note = (
+        f"{last[0].measure_at_start} of {said}; {spread} {', '.join(map(str, seeds))}. "
+        + machine.describe(last[0].request["environment"])
     )
-    cells = contest.best_in_bold([[over_seeds(x, ".1e") for x in row] for row in losses])
+    cells = contest.best_in_bold([[over_seeds(x, ".1e") for x in row] for row in values])
     title = f"{', '.join(names)}: {method}"
     return Table(title, columns, tuple((*a, *b) for a, b in zip(rows, cells, strict=True)), note)
 

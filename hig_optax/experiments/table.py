@@ -1,7 +1,8 @@
 """Tables that are printed with rich and kept as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import rich.table
@@ -70,6 +71,12 @@ class Table:
             cells = [cell if self.prose else cell.replace(" (", "\n(") for cell in row]
             table.add_row(*(cell.replace("**", "") for cell in cells))
         console.print(table)
+
+
+def rate_in_words(settings: Mapping[str, Any]) -> str:
+    """The learning rate of a method; those that look for each step's length have none."""
+    rate = settings["learning_rate"]
+    return "search" if rate is None else f"{rate:g}"
 
 
 def over_seeds(values: Sequence[float], spec: str) -> str:

@@ -17,9 +17,9 @@ from hig_optax.experiments.budget import SEGMENT_STEPS, Budget, Pacer
 from hig_optax.experiments.checkpoint import Checkpoint
 from hig_optax.experiments.course import Course
 from hig_optax.experiments.history import History, Point
-from hig_optax.experiments.losses import measured_loss
-from hig_optax.experiments.machine import environment
-from hig_optax.problems import Batch, Params, Problem
+from hig_optax.experiments.losses import measured_loss, num_rows
+from hig_optax.experiments.machine import environment, precision_of, versioned
+from hig_optax.problems import Batch, Params, PhysicsInformed, Problem, SampleProblem
 
 Watch = Callable[[Point, Params], None]
 """Called with every new `Point`, outside the training time. The parameters are overwritten after."""
@@ -95,6 +95,9 @@ class Trainer:
 
     def request(self, seed: int, budget: Budget) -> dict[str, Any]:
         """Everything that decides a run, as JSON values."""
+        with precision_of(self.problem):
+            where = environment()
+        package = methods.get(self.method).package
         return {
             "problem": self.problem.name,
             "problem_settings": problem_settings(self.problem),
@@ -102,7 +105,8 @@ class Trainer:
             "settings": self.settings,
             "seed": seed,
             "budget": str(budget),
-            "environment": environment(),
+            "environment": where,
+            **({"package": versioned(package)} if package else {}),
         }
 
     def run(
@@ -122,6 +126,12 @@ class Trainer:
                 steps the run then ends as if it had never been interrupted, bit for bit on the same machine;
                 with one of time it takes as much training time, and as many steps as fit.
         """
+        with precision_of(self.problem):
+            return self._run(seed, budget, watch, checkpoint)
+
+    def _run(
+        self, seed: int, budget: Budget, watch: Watch | None, checkpoint: Checkpoint | None
+    ) -> History:
         init_key, data_key, draw_key = jax.random.split(jax.random.key(seed), 3)
         train_set, test_set = _data(self.problem, data_key)
         params = _init(self.problem, init_key)
@@ -129,7 +139,7 @@ class Trainer:
         state = jax.tree.map(jnp.copy, self._optimizer.init(params))
         carry = Carry(params, state, jnp.int32(0), jnp.bool_(True))
         program = self._compile(carry, draw_key, train_set)
-        first = Point(0, 0.0, float(_test_loss(self.problem, params, test_set)))
+        first = Point(0, 0.0, **_measure(self.problem, params, test_set))
         # A change of the program, or of data and network, would make the rest of a run the rest of another.
         identity = f"{program.digest} {jax.tree.structure(carry)} {first.test_loss}"
         recorder, kept = views.Recorder(self.problem, test_set), None
@@ -146,7 +156,7 @@ class Trainer:
         if watch:
             watch(points[-1], carry.params)
         num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
-        num_rows = _count_rows(self.problem, params, test_set) * self.settings["batch_size"]
+        rows = num_rows(self.problem, params, self._draw(draw_key, jnp.int32(0), train_set))
         while count := pacer.next_count():
             progress, pace = np.float32(pacer.progress), np.float32(pacer.pace)
             start = time.perf_counter()
@@ -156,12 +166,13 @@ class Trainer:
             pacer.add(count, time.perf_counter() - start)
 
             losses.append(np.asarray(buffer)[:count])
-            test_loss = float(_test_loss(self.problem, carry.params, test_set))
-            points.append(_point(pacer, carry, losses[-1], test_loss))
+            points.append(
+                _point(pacer, carry, losses[-1], _measure(self.problem, carry.params, test_set))
+            )
             recorder.look(carry.params)
             if watch:
                 watch(points[-1], carry.params)
-            if not (np.isfinite(test_loss) or np.isfinite(losses[-1]).any()):
+            if not (np.isfinite(points[-1].test_loss) or np.isfinite(losses[-1]).any()):
                 stopped = "diverged"
                 break
             if checkpoint and checkpoint.is_due:
@@ -172,12 +183,15 @@ class Trainer:
             losses=np.concatenate(losses),
             first_call_seconds=course.first_call_seconds,
             num_params=num_params,
-            num_rows=num_rows,
+            num_rows=rows,
             stopped=stopped,
             resumed=course.resumed,
             views=recorder.views(carry.params),
             params=carry.params,
         )
+
+    def _draw(self, key: jax.Array, step: jax.Array, train_set: Batch) -> Batch:
+        return self.problem.draw(key, step, train_set, self.settings["batch_size"])
 
     def _compile(self, carry: Carry, key: jax.Array, train_set: Batch) -> Program:
         """The loop for this problem and method, compiled at the first call."""
@@ -207,12 +221,12 @@ class Trainer:
         `progress` is the share of the budget spent before the first step, `pace` that of one step.
         Returns the carry and the mean mini-batch losses, shape (SEGMENT_STEPS,), zero past `count`.
         """
-        batch_size = self.settings["batch_size"]
-        samples = batch_size if self.problem.reduction == "sum" else 1
+        summed = isinstance(self.problem, SampleProblem) and self.problem.reduction == "sum"
+        samples = self.settings["batch_size"] if summed else 1
 
         def step(i: jax.Array, inner: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
             (params, state, number, is_finite), losses = inner
-            batch = self.problem.draw(key, number, train_set, batch_size)
+            batch = self._draw(key, number, train_set)
             loss, grads = self._value_and_grad(params, batch)
             now = progress + pace * i.astype(pace.dtype)
             updates, state = self._optimizer.update(
@@ -236,7 +250,7 @@ def problem_settings(problem: Problem) -> dict[str, Any]:
     return {name: v if isinstance(v, plain) else repr(v) for name, v in named.items()}
 
 
-def _point(pacer: Pacer, carry: Carry, losses: np.ndarray, test_loss: float) -> Point:
+def _point(pacer: Pacer, carry: Carry, losses: np.ndarray, measured: Mapping[str, Any]) -> Point:
     spectrum = optax.tree.get(carry.state, "spectrum")
     seen: dict[str, Any] = {}
     if spectrum is not None:
@@ -248,10 +262,10 @@ def _point(pacer: Pacer, carry: Carry, losses: np.ndarray, test_loss: float) -> 
     return Point(
         step=pacer.steps,
         seconds=pacer.seconds,
-        test_loss=test_loss,
         train_loss=float(losses.mean()),
         last_loss=float(losses[-1]),
         is_finite=bool(carry.is_finite),
+        **measured,
         **seen,
     )
 
@@ -266,17 +280,24 @@ def _init(problem: Problem, key: jax.Array) -> Params:
     return problem.init(key)
 
 
+def _measure(problem: Problem, params: Params, test_set: Batch) -> dict[str, Any]:
+    """Fields of a `Point`: the test loss, and the relative error where the problem has a solution."""
+    found = {"test_loss": float(_test_loss(problem, params, test_set))}
+    if isinstance(problem, PhysicsInformed):
+        found["relative_error"] = float(_relative_error(problem, params, test_set))
+    return found
+
+
+@partial(jax.jit, static_argnums=0)
+def _relative_error(problem: PhysicsInformed, params: Params, test_set: Batch) -> jax.Array:
+    return problem.relative_error(params, test_set)
+
+
 @partial(jax.jit, static_argnums=0)
 def _test_loss(problem: Problem, params: Params, test_set: Batch) -> jax.Array:
+    if isinstance(problem, PhysicsInformed):
+        return problem.loss(params, test_set.points)
+    assert isinstance(problem, SampleProblem)
     loss = measured_loss(problem)
     # In chunks: thousands of physical trajectories at once would leave the cache.
     return jnp.mean(jax.lax.map(lambda sample: loss(params, sample), test_set, batch_size=256))
-
-
-def _count_rows(problem: Problem, params: Params, samples: Batch) -> int:
-    sample = jax.tree.map(lambda x: x[0], samples)
-    rows = jax.eval_shape(problem.residual, params, sample)
-    return sum(
-        leaf.size * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
-        for leaf in jax.tree.leaves(rows)
-    )

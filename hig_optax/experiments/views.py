@@ -17,6 +17,7 @@ from hig_optax.problems import (
     LinearOscillators,
     NonlinearOscillators,
     Params,
+    PhysicsInformed,
     Poisson,
     QuantumDipole,
     Toy,
@@ -26,6 +27,7 @@ Shown = dict[str, Any]
 
 PROBE = 0.55  # where in the toy's test set, as a share of it, lies the point whose path is kept
 MAX_TIMES = 129  # of the dipole's time steps so many are kept
+MAX_PIXELS = 64  # of a solution in the plane, along an axis
 
 
 @singledispatch
@@ -171,6 +173,26 @@ def _(problem: Poisson, test: Batch) -> Shown:
 @at_ends.register
 def _(problem: Poisson, params: Params, test: Batch) -> Shown:
     return {"field": problem.control(params, _first(test))}
+
+
+@of_data.register
+def _(problem: PhysicsInformed, test: Batch) -> Shown:
+    x, u = _picture(problem, test)
+    return {"solution": u, "corners": x[jnp.array([0, -1]), jnp.array([0, -1]), :2]}
+
+
+@at_ends.register
+def _(problem: PhysicsInformed, params: Params, test: Batch) -> Shown:
+    x, _ = _picture(problem, test)
+    u = jax.vmap(jax.vmap(lambda x: jnp.atleast_1d(problem.field(params, x))[0]))(x)
+    return {"field": u}
+
+
+def _picture(problem: PhysicsInformed, test: Batch) -> tuple[jax.Array, jax.Array]:
+    """A plane of points and the solution there, thinned."""
+    x, u = problem.picture(test)
+    thin = tuple(slice(None, None, -(-size // MAX_PIXELS)) for size in u.shape)
+    return x[thin], u[thin]
 
 
 def _first(test: Batch) -> Batch:

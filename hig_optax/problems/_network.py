@@ -1,7 +1,6 @@
 """The dense network of the experiments, as a pure function of a plain tree of arrays."""
 
 import dataclasses
-import functools
 import itertools
 from typing import Any, Literal
 
@@ -52,29 +51,29 @@ class DenseNetwork:
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh parameters from a random key, in JAX's default float dtype (float64 under x64)."""
-        return nnx.to_pure_dict(nnx.state(_Layers(self.widths, self.activation, nnx.Rngs(key))))
+        return nnx.to_pure_dict(nnx.state(_Layers(self.widths, nnx.Rngs(key))))
 
     def apply(self, params: dict[str, Any], x: Float[Array, "_"]) -> Float[Array, "_"]:
         """The output for one input vector of length ``widths[0]``, in the dtype of both."""
-        graph, state = _skeleton(self.widths, self.activation)
-        state = nnx.clone(state)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(x)
+        return _affine(params["layers"][len(self.widths) - 2], self.hidden(params, x))
 
     def hidden(self, params: dict[str, Any], x: Float[Array, "_"]) -> Float[Array, "_"]:
         """The activations of the last hidden layer, for watching neurons saturate."""
-        graph, state = _skeleton(self.widths, self.activation)
-        state = nnx.clone(state)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state).hidden(x)
+        # Plain products, not Flax's: what is differentiated twice by the input is traced many times over.
+        for i in range(len(self.widths) - 2):
+            x = _ACTIVATIONS[self.activation](_affine(params["layers"][i], x))
+        return x
+
+
+def _affine(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    return jnp.dot(x, layer["kernel"], precision="highest") + layer["bias"]
 
 
 class _Layers(nnx.Module):
-    """The layers as Flax holds them."""
+    """The layers as Flax starts them."""
 
-    def __init__(self, widths: tuple[int, ...], activation: Activation, rngs: nnx.Rngs) -> None:
+    def __init__(self, widths: tuple[int, ...], rngs: nnx.Rngs) -> None:
         dtype = jax.dtypes.canonicalize_dtype(float)
-        self.activation = _ACTIVATIONS[activation]
         self.layers = nnx.List(
             nnx.Linear(
                 fan_in,
@@ -86,18 +85,3 @@ class _Layers(nnx.Module):
             )
             for fan_in, fan_out in itertools.pairwise(widths)
         )
-
-    def hidden(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers[:-1]:
-            x = self.activation(layer(x))
-        return x
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.layers[-1](self.hidden(x))
-
-
-@functools.cache
-def _skeleton(widths: tuple[int, ...], activation: Activation) -> tuple[Any, Any]:
-    """Structure of the network without its numbers: built once, not at every trace."""
-    abstract = nnx.eval_shape(lambda: _Layers(widths, activation, nnx.Rngs(0)))
-    return nnx.split(abstract)

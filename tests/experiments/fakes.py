@@ -26,6 +26,7 @@ def history(problem_name, method, losses, seed=0, budget="20s", views=None, **se
             rank=2 if spectral and i else None,
             cutoff=0.1 if spectral and i else None,
             singular_values=(2.0, 1.0 / (i + 1), 0.01) if spectral and i else None,
+            relative_error=loss**0.5 if isinstance(problem, problems.PhysicsInformed) else None,
         )
         for i, loss in enumerate(losses)
     )
@@ -82,6 +83,12 @@ def fake_views(problem_name, neuron_std=0.5):
                 "target": np.ones((8, 8)),
                 "solution": np.eye(8),
                 "field": np.stack([np.zeros((8, 8)), np.eye(8)]),
+            }
+        case "burgers" | "kovasznay":
+            return {
+                "solution": np.eye(8),
+                "corners": np.array([[0.0, -1.0], [1.0, 1.0]]),
+                "field": np.stack([np.zeros((8, 8)), 0.9 * np.eye(8)]),
             }
     return {}
 

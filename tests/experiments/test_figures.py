@@ -2,10 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
-from fakes import history
+from fakes import fake_views, history
 
 from hig_optax.experiments import figures
-from hig_optax.experiments.figures import loss, style
+from hig_optax.experiments.figures import field, loss, style
 
 OWN = {
     "toy": "toy",
@@ -14,6 +14,8 @@ OWN = {
     "nonlinear-oscillators": "trajectory",
     "quantum-dipole": "density",
     "poisson": "fields",
+    "burgers": "field",
+    "kovasznay": "field",
 }
 
 
@@ -27,6 +29,30 @@ def test_every_problem_has_its_figures(problem, tmp_path):
     written = figures.write(runs, tmp_path)
     assert {path.stem for path in written} == {"loss", "spectrum-hig", OWN[problem]}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+
+
+def test_what_is_drawn_of_a_solution_is_its_relative_error():
+    runs = [history("burgers", "hig", (1.0, 0.04)), history("burgers", "adam", (1.0, 0.25))]
+    figure = loss.figure(runs)
+    by_time, by_step = figure.axes
+    assert by_time.get_ylabel() == "relative L2 error"
+    assert [line.get_ydata()[-1] for line in by_time.lines] == pytest.approx([0.2, 0.5])
+    assert loss.title(runs) == "hig ends lowest, at 2.0e-01"
+    assert by_step.get_xscale() == "log"
+
+
+def test_errors_of_a_network_that_blew_up_do_not_hide_the_others():
+    views = fake_views("burgers")
+    lost = {**views, "field": np.full_like(views["field"], np.nan)}
+    runs = [
+        history("burgers", "hig", (1.0, 0.04)),
+        history("burgers", "adam", (1.0, 9.0), views=lost),
+    ]
+    good, bad = (axes for axes in field.figure(runs).axes if "error" in axes.get_title(loc="left"))
+    low, high = good.images[0].get_clim()
+    # The errors of the first are 0 and 0.1, the solution's largest value 1.
+    assert (low, high) == pytest.approx((-3, 0))
+    assert bad.get_title(loc="left") == "relative L2 error 3.0e+00"
 
 
 def test_runs_that_diverged_are_named_and_do_not_stretch_the_figure():

@@ -20,6 +20,8 @@ def test_list_names_problems_methods_and_settings(run):
     assert "  swing: Angle and speed of a pendulum" in text
     assert "  gauss-newton: truncated pseudo-inverse" in text
     assert "      adam: batch_size=16, learning_rate=0.01" in text
+    burgers = text.index("  burgers: ")
+    assert text.index("all 2200 points at every step, float64") > burgers
 
 
 def test_compare_prints_the_table_and_the_files(run, tmp_path):

@@ -7,6 +7,8 @@ from hig_optax import problems
 from hig_optax.experiments import methods, optimizers
 from hig_optax.experiments.losses import batch_loss
 
+SUMS_OF_SQUARES = ("spring", "geodesic-lm")
+
 
 def test_settings_are_defaults_then_recommended_then_overrides(swing):
     hig = methods.get("hig").settings(swing, {"rtol": 1e-3})
@@ -42,7 +44,7 @@ def test_unknown_names_are_errors_that_say_what_there_is(swing):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in methods.METHODS if name not in ("hig", "spring")]
+    "name", [name for name in methods.METHODS if name not in ("hig", "soap", *SUMS_OF_SQUARES)]
 )
 def test_every_method_takes_a_step_downhill(swing, name):
     method = methods.get(name)
@@ -71,11 +73,12 @@ def test_every_method_takes_a_step_downhill(swing, name):
     assert change(params, batch) < 0
 
 
-def test_spring_wants_rows_that_are_errors(swing):
-    spring, toy = methods.get("spring"), problems.get("toy")
-    with pytest.raises(ValueError, match="rows of swing are no errors"):
-        spring.optimizer(swing, spring.settings(swing))
-    spring.optimizer(toy, spring.settings(toy)).init(toy.init(jax.random.key(0)))
+@pytest.mark.parametrize("name", SUMS_OF_SQUARES)
+def test_what_minimises_sums_of_squares_wants_rows_that_are_errors(name, swing):
+    method, toy = methods.get(name), problems.get("toy")
+    with pytest.raises(ValueError, match=f"{name} minimises .* rows of swing are no errors"):
+        method.optimizer(swing, method.settings(swing))
+    method.optimizer(toy, method.settings(toy)).init(toy.init(jax.random.key(0)))
 
 
 def test_cosine_ends_at_zero():

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from swing import Swing
@@ -14,6 +15,8 @@ SMALL = {
         num_points=5, num_steps=300, num_train=4, num_test=4, hidden=(3,)
     ),
     "poisson": problems.Poisson(size=4, num_train=4, num_test=4, hidden=(3,)),
+    "kovasznay": problems.Kovasznay(num_interior=4, num_boundary=4, hidden=(3,)),
+    "poisson-5d": problems.Poisson5D(num_interior=4, num_boundary=4, hidden=(3,)),
 }
 
 
@@ -59,6 +62,23 @@ def test_poisson_shows_field_and_solution():
         seen["field"][0], SMALL["poisson"].control(params[0], sample), rtol=1e-5
     )
     np.testing.assert_array_equal(seen["solution"], sample.field)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("kovasznay", (61, 41)), ("poisson-5d", (33, 33))])
+def test_a_solution_is_shown_in_a_plane(name, shape):
+    problem = SMALL[name]
+    seen, params, _ = recorded(problem)
+    assert seen["solution"].shape == shape
+    assert seen["field"].shape == (2, *shape)
+    low, high = (np.array(end[:2]) for end in (problem.box.low, problem.box.high))
+    np.testing.assert_allclose(seen["corners"], [low, high], atol=1e-6)
+    corner = jnp.array([*problem.box.high[:2], *[0.5] * (problem.box.dimension - 2)], np.float32)
+    exact = getattr(problem, "exact", problem.given)
+    np.testing.assert_allclose(
+        seen["solution"][-1, -1], np.ravel(exact(corner))[0], rtol=1e-5, atol=1e-6
+    )
+    for p, field in zip(params, seen["field"], strict=True):
+        np.testing.assert_allclose(field[-1, -1], np.ravel(problem.field(p, corner))[0], rtol=1e-5)
 
 
 def test_a_problem_without_views_has_none():

@@ -5,7 +5,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from hig_optax.experiments.figures import loss, oscillators, poisson, quantum_dipole, spectrum, toy
+from hig_optax.experiments.figures import (
+    field,
+    loss,
+    oscillators,
+    poisson,
+    quantum_dipole,
+    spectrum,
+    toy,
+)
 from hig_optax.experiments.figures.style import save
 from hig_optax.experiments.history import History, by_method
 
@@ -26,6 +34,8 @@ def draw(histories: Sequence[History]) -> dict[str, Figure]:
     for method, runs in by_method(histories).items():
         if any(point.singular_values for point in runs[0].points):
             figures[f"spectrum-{method}"] = spectrum.figure(runs[0])
+    if "corners" in histories[0].views:
+        figures["field"] = field.figure(histories)
     if own := _OF_PROBLEMS.get(histories[0].request["problem"]):
         name, figure = own
         figures[name] = figure(histories)

@@ -1,4 +1,4 @@
-"""Test loss against training time and against steps."""
+"""Test loss, or the relative error of a solution, against training time and against steps."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def figure(histories: Sequence[History]) -> Figure:
         style.name_ends(by_time, ends)
         by_time.set(
             xlabel="training time in seconds, without compilation",
-            ylabel="test loss",
+            ylabel=histories[0].measure,
             title=f"{histories[0].request['problem']}: {title(histories)}",
         )
         by_step.set(xlabel="optimizer steps", title="The same runs against steps")
@@ -33,7 +33,7 @@ def figure(histories: Sequence[History]) -> Figure:
 def title(histories: Sequence[History]) -> str:
     """What is seen: which method ends lowest."""
     if (lowest := style.lowest(histories)) is None:
-        return "test loss"
+        return histories[0].measure
     return f"{lowest[0]} ends lowest, at {lowest[1]:.1e}"
 
 
@@ -67,8 +67,8 @@ def draw(axes: Axes, histories: Sequence[History], abscissa: str) -> list[tuple[
 
 def _range(histories: Sequence[History]) -> tuple[float, float]:
     """From the lowest loss to the highest, or to `HEADROOM` times that at the start."""
-    losses = np.array([point.test_loss for run in histories for point in run.points])
-    most = HEADROOM * max(run.points[0].test_loss for run in histories)
+    losses = np.array([point.measured for run in histories for point in run.points])
+    most = HEADROOM * max(run.points[0].measured for run in histories)
     seen = losses[(losses > 0) & (losses <= most)]
     return (float(seen.min()) / 2, float(seen.max()) * 2) if seen.size else (1.0, 10.0)
 
@@ -92,9 +92,9 @@ def _draw_method(axes: Axes, runs: Sequence[History], abscissa: str, colour: str
 
 
 def _curve(run: History, abscissa: str) -> tuple[np.ndarray, np.ndarray]:
-    """Abscissa and logarithm of the test loss; a run that diverged is infinite for ever after."""
+    """Abscissa and logarithm of what is measured; a run that diverged is infinite for ever after."""
     x = np.array([getattr(point, abscissa) for point in run.points], dtype=float)
-    y = np.array([point.test_loss for point in run.points], dtype=float)
+    y = np.array([point.measured for point in run.points], dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         y = np.log(y)
     if run.stopped == "diverged":

@@ -26,6 +26,10 @@ _COLOURS = {
     "sgd": "#332288",
     "sip": "#882255",
     "lbfgs": "#E69F00",
+    "spring": "#8C564B",
+    "ssbroyden": "#117733",
+    "geodesic-lm": "#44AA99",
+    "soap": "#AA4499",
 }
 _SPARE = ("#999933", "#AA4499", "#44AA99")
 
@@ -88,20 +92,21 @@ def save_small(figure: Figure, path: Path, max_bytes: int) -> Path:
 def first_runs(histories: Sequence[History], most: int) -> list[History]:
     """The first run of each of the first `most` methods, as long as it stayed finite, if any did."""
     runs = [runs[0] for runs in by_method(histories).values()]
-    return ([run for run in runs if np.isfinite(run.last_loss)] or runs)[:most]
+    return ([run for run in runs if np.isfinite(run.last_measured)] or runs)[:most]
 
 
 def first_and_best(histories: Sequence[History], most: int) -> list[History]:
     """Of the first runs of all methods that of the first method and the lowest others, `most` in all."""
     first, *others = first_runs(histories, len(histories))
-    best = sorted(others, key=lambda run: run.last_loss)[: most - 1]
+    best = sorted(others, key=lambda run: run.last_measured)[: most - 1]
     return [first, *(run for run in others if any(run is chosen for chosen in best))]
 
 
 def lowest(histories: Sequence[History]) -> tuple[str, float] | None:
     """The method whose median test loss ends lowest, and that loss; None if there is no telling."""
     medians = {
-        m: np.median([run.last_loss for run in runs]) for m, runs in by_method(histories).items()
+        m: np.median([run.last_measured for run in runs])
+        for m, runs in by_method(histories).items()
     }
     best = min(medians, key=lambda method: medians[method])
     if len(medians) == 1 or not np.isfinite(medians[best]):
