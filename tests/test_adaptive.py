@@ -119,7 +119,9 @@ def test_auto_goes_by_rows_and_parameters(samples, recipe):
     spelled = hig_optax.adaptive_hig(residual, **dict(zip(names, recipe, strict=True)))
     found, _, state = train(automatic, PARAMS, 4, batch)
     expected, _, _ = train(spelled, PARAMS, 4, batch)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # Before it is clear that the batch stays the same.
+    np.testing.assert_allclose(found[:3], expected[:3], rtol=1e-6)
+    assert found[3] < expected[3]
     # The state is the same before and after a batch is seen, whatever that decides.
     assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, automatic.init(PARAMS))
 
@@ -333,7 +335,8 @@ def test_a_rate_of_zero_leaves_no_trace():
         def rate(count):
             return jnp.where(count < steps_at_zero, 0.0, 1.0)
 
-        opt = hig_optax.adaptive_hig(residual, learning_rate=rate, **FULL_BATCH)
+        # With an exponent of its own a fixed batch is treated as any other.
+        opt = hig_optax.adaptive_hig(residual, learning_rate=rate, exponent=-0.5, **FULL_BATCH)
         losses, _, state = train(opt, PARAMS, steps_at_zero + 5)
         return losses[steps_at_zero:], state
 

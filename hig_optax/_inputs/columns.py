@@ -146,6 +146,15 @@ class Columns:
         leaves = self._marked(self.leaves)
         return self.view.split([_stored(x + u) for x, u in zip(leaves, updates, strict=True)])
 
+    def split(self, vector: Float[Array, " n"]) -> tuple[Array, ...]:
+        """A vector of the column side in the shapes and dtypes of `parts`."""
+        ends = np.cumsum([part.size for part in self.parts])[:-1]
+        pieces = jnp.split(vector, ends)
+        return tuple(
+            piece.reshape(part.shape).astype(part.dtype)
+            for piece, part in zip(pieces, self.parts, strict=True)
+        )
+
     def zeros(self, updates: Tree) -> Tree:
         """Zero updates in the tree and the dtypes of `updates`."""
         return jax.tree.map(lambda x: jnp.zeros_like(x) if _is_inexact(x) else x, updates)

@@ -72,6 +72,8 @@ class Settings:
     chunk_size: int | None = None
     spectrum_size: int = 64
     axis_name: AxisName = None
+    is_damped: bool = False
+    """Whether every step is damped by more than the noise of a Gram matrix, as adaptive ones are."""
 
     @property
     def numbers(self) -> dict[str, Any]:

@@ -74,7 +74,9 @@ def refuse_custom_vjp() -> None:
     )
 
 
-def choose_solver(solver: Solver, *, dtype: Any, rtol: Scalar) -> Literal["svd", "gram", "krylov"]:
+def choose_solver(
+    solver: Solver, *, dtype: Any, rtol: Scalar, is_damped: bool = False
+) -> Literal["svd", "gram", "krylov"]:
     """The solver that is right for a Jacobian, and the faster one where both are.
 
     On a CPU the Gram matrix was the faster way for all shapes tried (its side is the shorter side of J, and
@@ -89,6 +91,8 @@ def choose_solver(solver: Solver, *, dtype: Any, rtol: Scalar) -> Literal["svd",
         solver: What the user asked for.
         dtype: Dtype of J, float32 or float64.
         rtol: Relative cut; a number, or traced.
+        is_damped: Whether steps are damped by more than the noise of a Gram matrix, so that small singular
+            values are not divided by whatever rtol says.
 
     Raises:
         ValueError: ``"gram"`` was asked for on a backend without float64.
@@ -104,14 +108,14 @@ def choose_solver(solver: Solver, *, dtype: Any, rtol: Scalar) -> Literal["svd",
         )
     if solver != "auto":
         return solver
-    return exact_solver(dtype=dtype, rtol=rtol)
+    return exact_solver(dtype=dtype, rtol=rtol, is_damped=is_damped)
 
 
-def exact_solver(*, dtype: Any, rtol: Scalar) -> Literal["svd", "gram"]:
+def exact_solver(*, dtype: Any, rtol: Scalar, is_damped: bool = False) -> Literal["svd", "gram"]:
     """What `auto` means where a Jacobian is held and decomposed; see `choose_solver`."""
     if not backend_has_float64():
         return "svd"
-    if dtype == jnp.float32:
+    if dtype == jnp.float32 or is_damped:
         return "gram"
     is_number = isinstance(rtol, (int, float, np.number))
     return "gram" if is_number and rtol >= GRAM64_RTOL else "svd"

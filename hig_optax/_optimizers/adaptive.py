@@ -14,9 +14,12 @@ from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
 from hig_optax._float64 import norm
 from hig_optax._inputs.call import optimized_columns, size_and_dtype
+from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import NOT_PASSED, Settings, check_learning_rate, check_number
 from hig_optax._optimizers.control import (
+    FIXED_AFTER,
     Progress,
+    count_repeats,
     is_rounding,
     next_damping,
     rate_at,
@@ -76,6 +79,15 @@ DECIDED = _Recipe(
     patience=None,
     min_relative_damping=1e-10,
 )
+# And on a batch that stays the same nothing is noise: there the full inverse converges best, momentum is
+# worth a decade, and the damping may fall as far as the arithmetic lets it.
+FIXED = _Recipe(
+    exponent=-1.0,
+    momentum=0.9,
+    max_relative_step=None,
+    patience=None,
+    min_relative_damping=1e-16,
+)
 
 
 class AdaptiveHigState(NamedTuple):
@@ -118,6 +130,10 @@ class AdaptiveHigState(NamedTuple):
 
     progress: Progress | None
     """Whether the loss of new batches falls, and the `factor` s on the steps; None without `patience`."""
+
+    repeats: Int[Array, ""]
+    """How many steps in a row have found the loss as the one before had left it, int32: from two on the batch
+    counts as fixed."""
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
@@ -175,9 +191,16 @@ def adaptive_hig(
 
         m < n    exponent -3/4, momentum 0.95, max_relative_step 0.02, patience 200, min_relative_damping 1e-8
         m >= n   exponent -1/2, momentum 0, no bound, no patience, min_relative_damping 1e-10
+        fixed    exponent -1, momentum 0.9, no bound, no patience, min_relative_damping 1e-16
 
-    A fixed batch with m < n, an underdetermined least-squares problem, is better off with
-    ``momentum=0.0, max_relative_step=None, patience=None``.
+    A batch counts as fixed once two steps in a row have found the loss that the one before had left, and no
+    longer when one does not. There a step also follows the curve of the rows to second order (geodesic
+    acceleration, one more forward pass), nothing is cut (the damping alone keeps noise small), and λ is
+    halved after every step that was taken and multiplied by 4 for every trial that failed. A number given for
+    one of these settings holds on fixed batches too; one for `exponent`, or a cut (`rtol`, `atol`,
+    `max_rank`, also traced ones), keeps the acceleration and this rule of λ away. ``"krylov"`` has none of
+    it. For a float64 J, ``solver="auto"`` is ``"gram"`` here: the damping is above the noise of a Gram
+    matrix.
 
     Args:
         residual_fn: ``(params, sample) -> rows``, as in `scale_by_hig`. Without `loss_fn` the rows must be
@@ -243,6 +266,7 @@ def adaptive_hig(
         Schnell, Holl and Thuerey, Half-Inverse Gradients for Physical Deep Learning, ICLR 2022: the
         direction. Marquardt, SIAM J. Appl. Math. 11 (1963) 431: damping by success. Goldshlager, Abrahamsen
         and Lin, J. Comput. Phys. 516 (2024) 113351: SPRING, the projected momentum and its bounded step.
+        Transtrum and Sethna, arXiv:1201.5885 (2012): geodesic acceleration.
     """
     settings = Settings(
         residual_fn=residual_fn,
@@ -260,6 +284,7 @@ def adaptive_hig(
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
+        is_damped=True,
     )
     chosen = {
         "exponent": exponent,
@@ -282,6 +307,10 @@ def adaptive_hig(
     if not isinstance(min_relative_damping, str):
         check_number("min_relative_damping", min_relative_damping, *positive)
     check_learning_rate(learning_rate)
+    has_cut = max_rank is not None or not all(
+        isinstance(x, (int, float)) and x == 0 for x in (rtol, atol)
+    )
+    is_accelerated = isinstance(exponent, str) and not has_cut
     has_momentum = not (isinstance(momentum, (int, float)) and momentum == 0)
 
     def init_fn(params: Tree) -> AdaptiveHigState:
@@ -298,6 +327,7 @@ def adaptive_hig(
             previous=jnp.zeros((size,), dtype) if has_momentum else None,
             reach=jnp.ones((), dtype),
             progress=None if patience is None else Progress.start(dtype),
+            repeats=jnp.zeros((), jnp.int32),
             spectrum=blank(spectrum_size, dtype, settings.blocks),
         )
 
@@ -322,7 +352,10 @@ def adaptive_hig(
         sized = settled(dataclasses.replace(settings, **numbers["settings"]), given, devices)
         at = linearise(sized, columns, batch, devices)
         model, work = _model(loss_fn, at), at.dtype
-        recipe = _decide(numbers["recipe"], rows=at.y.size, columns=columns.view.size)
+        expected = jnp.where(state.accepted, state.trial_loss, state.loss)
+        repeats = count_repeats(state.repeats, model.loss, expected, state.num_updates)
+        is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov")
+        recipe = _decide(numbers["recipe"], is_fixed, rows=at.y.size, columns=columns.view.size)
         scaling = Scaling(
             relative_damping=state.damping.astype(work),
             curvature=model.curvature.astype(work),
@@ -338,31 +371,52 @@ def adaptive_hig(
             scaling,
         )
         assert found.agreement is not None
-        slope, curvature = found.slope, found.curvature
-        assert slope is not None
-        assert curvature is not None
+        assert found.slope is not None
+        assert found.curvature is not None
+        path = Path(found.direction, jnp.zeros_like(found.direction), found.slope, found.curvature)
+        inverse = found.inverse if is_accelerated else None
+        if inverse is not None and not at.residual.has_custom_vjp:
+            path = jax.lax.cond(
+                is_fixed & found.is_finite,
+                lambda: fixed_path(at, columns, inverse, model, scaling, sized.chunk_size),
+                lambda: path,
+            )
+        slope, curvature = path.slope, path.curvature
         # An overflow of the step is left to us.
-        is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction))
+        is_finite = found.is_finite & jnp.all(jnp.isfinite(path.step))
         is_finite &= jnp.isfinite(model.loss)
         is_usable = is_finite & (found.agreement > 0) & jnp.isfinite(numbers["rate"])
-        step = jnp.where(is_usable, found.direction, 0)
+        step = jnp.where(is_usable, path.step, 0)
+        half = jnp.where(is_usable, path.half, 0)
 
         rate, progress = jnp.asarray(numbers["rate"], work), state.progress
         least_damping = jnp.asarray(recipe.min_relative_damping, state.damping.dtype)
         if progress is not None and recipe.patience is not None:
-            progress = progress.seen(model.loss, recipe.patience)
-            rate *= progress.factor.astype(work)
-            least_damping = progress.least_damping(least_damping)
+            seen = progress.seen(model.loss, recipe.patience)
+            if isinstance(
+                patience, str
+            ):  # on a fixed batch, which says nothing of progress, as it was
+                seen = jax.tree.map(lambda new, old: jnp.where(is_fixed, old, new), seen, progress)
+            progress = seen
+            factor = (
+                jnp.where(is_fixed, 1, seen.factor) if isinstance(patience, str) else seen.factor
+            )
+            rate *= factor.astype(work)
+            least_damping = seen._replace(factor=factor).least_damping(least_damping)
         step_norm = jnp.abs(rate) * jnp.linalg.norm(step)
         share, is_cut = jnp.ones((), work), jnp.zeros((), bool)
         if recipe.max_relative_step is not None:
             size = jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(work))) for x in columns.parts))
             bound = jnp.asarray(recipe.max_relative_step, work) * jnp.maximum(size, 1)
+            if isinstance(max_relative_step, str):
+                bound = jnp.where(is_fixed, jnp.inf, bound)
             share, is_cut = share_within(step_norm, bound)
 
         trial, reach = shorten_until_lower(
             lambda reach: model.decrease(
-                at.residual.evaluate(columns.moved(-rate * share * reach * step), sized.chunk_size)
+                at.residual.evaluate(
+                    columns.moved(_along(-rate * share * reach, step, half)), sized.chunk_size
+                )
             ),
             state.reach.astype(work),
             is_usable,
@@ -375,6 +429,7 @@ def adaptive_hig(
         is_lost = is_rounding(promised(rate * share * state.reach.astype(work)), model.loss)
         reach = jnp.where(is_lost & ~trial.accepted, state.reach.astype(work), reach)
         share *= trial.reach
+        tried = share
         damping, gain = next_damping(
             state.damping,
             trial,
@@ -383,9 +438,13 @@ def adaptive_hig(
             least_damping,
             is_cut,
             is_usable,
+            is_fixed if is_accelerated else None,
         )
-        taken = jnp.where(trial.accepted, share, 0) * step
-        new, is_finite = columns.replace(columns.zeros(updates), -rate * taken, is_finite)
+        share = jnp.where(trial.accepted, share, 0)
+        new, is_finite = columns.replace(
+            columns.zeros(updates), _along(-rate * share, step, half), is_finite
+        )
+        taken = share * (step - rate * share * half)
         dtype, previous = columns.view.highest_dtype, state.previous
         if previous is not None:
             previous = jnp.where(is_usable, taken.astype(dtype), previous)
@@ -396,10 +455,11 @@ def adaptive_hig(
             accepted=trial.accepted,
             loss=model.loss.astype(dtype),
             trial_loss=(model.loss - trial.decrease).astype(dtype),
-            step_norm=(share * step_norm).astype(dtype),
+            step_norm=(tried * step_norm).astype(dtype),
             previous=previous,
             reach=reach.astype(dtype),
             progress=progress,
+            repeats=repeats,
             spectrum=report(found, is_finite, spectrum_size, dtype),
         )
 
@@ -450,8 +510,80 @@ def _model(loss_fn: LossFn | None, at: Linearised) -> _Model:
     return _Model(loss, scale * y, jnp.full((), scale, y.dtype), decrease)
 
 
-def _decide(chosen: Mapping[str, Any], *, rows: int, columns: int) -> _Recipe:
-    """The settings on a batch of so many rows: those that were given, and "auto" by `OPEN` or `DECIDED`."""
+def _decide(
+    chosen: Mapping[str, Any], is_fixed: Bool[Array, ""], *, rows: int, columns: int
+) -> _Recipe:
+    """The settings on a batch of so many rows: those that were given, and "auto" by `OPEN` or `DECIDED`.
+
+    On a fixed batch those of `FIXED` that are numbers take their place.
+    """
     automatic = OPEN if rows < columns else DECIDED
+    numbers = {
+        name: jnp.where(is_fixed, getattr(FIXED, name), getattr(automatic, name))
+        for name in ("exponent", "momentum", "min_relative_damping")
+    }
     given = {name: value for name, value in chosen.items() if not isinstance(value, str)}
-    return automatic._replace(**given)
+    return automatic._replace(**numbers | given)
+
+
+def _along(factor: Array, step: Array, half: Array) -> Array:
+    """The point of the path -f·step - f²·half at a factor f = -`factor`, to second order along the loss."""
+    return factor * step - jnp.square(factor) * half
+
+
+# An acceleration is used only where it is no more than this share of the step.
+MOST_ACCELERATION = 0.75
+
+
+class Path(NamedTuple):
+    """Where a step leads: -f·step - f²·half after a share f of it."""
+
+    step: Float[Array, " n"]
+    half: Float[Array, " n"]
+    """Half of the acceleration."""
+    slope: Float[Array, ""]
+    curvature: Float[Array, ""]
+    """See `hig_optax._solvers.formula.Direction`."""
+
+
+def fixed_path(
+    at: Linearised,
+    columns: Columns,
+    inverse: Callable[[Array], Array],
+    model: "_Model",
+    scaling: Scaling,
+    chunk_size: int | None,
+) -> Path:
+    """The step on a batch that stays the same: Levenberg-Marquardt with momentum and acceleration.
+
+    The step p + J⁺(ρ - J p) minimises ‖ρ - J·step‖² + λ‖step - p‖², with p = μ·previous and ρ = g/h, and J⁺
+    the damped inverse. Along it the rows bend: r'' = ∂²y(θ - ε·step)/∂ε², and a/2 with a = J⁺r'' takes that
+    out, for one more forward pass by tangents of tangents, and no decomposition. Where 2‖a‖ exceeds 3/4 of
+    the step, second order says nothing, and there is no a.
+
+    References:
+        Transtrum and Sethna, Improvements to the Levenberg-Marquardt algorithm for nonlinear least-squares
+        minimization, arXiv:1201.5885 (2012): geodesic acceleration, and the bound on it.
+    """
+    h = scaling.curvature
+    g = model.cotangent.astype(at.dtype)
+    rho = jnp.where(h > 0, g / jnp.where(h > 0, h, 1), 0)
+    if scaling.previous is None:
+        step = inverse(rho)
+    else:
+        p = scaling.momentum * scaling.previous
+        step = p + inverse(rho - at.J.matvec(p))
+    tangent = columns.split(step)
+
+    def slope(parts: tuple[Array, ...]) -> Array:
+        return jax.jvp(lambda p: at.residual.evaluate(p, chunk_size), (parts,), (tangent,))[1]
+
+    change, bent = jax.jvp(slope, (columns.parts,), (tangent,))
+    a, change = inverse(bent.astype(at.dtype)), change.astype(at.dtype)
+    is_small = 2 * norm(a) <= MOST_ACCELERATION * norm(step)
+    return Path(
+        step,
+        jnp.where(is_small, a / 2, 0),
+        jnp.vdot(g, change, precision="highest"),
+        jnp.where(h > 0, h, 0) * jnp.sum(jnp.square(change)),
+    )

@@ -195,7 +195,7 @@ def _solvers(settings: Settings, layout: _Layout) -> tuple[Solver, ...]:
     """Those to choose from, in the order of preference."""
     if settings.solver != "auto":
         return (settings.solver,)
-    exact = exact_solver(dtype=layout.dtype, rtol=settings.rtol)
+    exact = exact_solver(dtype=layout.dtype, rtol=settings.rtol, is_damped=settings.is_damped)
     return (exact,) if layout.has_custom_vjp else (exact, "krylov")
 
 

@@ -1,5 +1,6 @@
 """The step in the singular basis of J, where it is a formula of numbers: V f(Σ) Uᵀ g, cut, damped, scaled."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -74,6 +75,8 @@ class Solved(NamedTuple):
     is_finite: Bool[Array, ""]
     slope: Float[Array, ""] | None = None
     curvature: Float[Array, ""] | None = None
+    damping: Float[Array, ""] | None = None
+    """Only of a scaled step: λ, over the square of the unit of J."""
 
 
 class Direction(NamedTuple):
@@ -93,6 +96,8 @@ class Direction(NamedTuple):
     """Only of a scaled step: how fast the loss falls along it, gᵀJ·step. Unit: loss."""
     curvature: Float[Array, ""] | None = None
     """Only of a scaled step: second derivative of the model of the loss along it. Unit: loss."""
+    inverse: Callable[[Float[Array, " m"]], Float[Array, " n"]] | None = None
+    """Only of a scaled step from a Gram matrix: ``r -> V Σ(Σ²+λ)⁻¹ Uᵀ r`` by the same decomposition."""
 
 
 def solve(
@@ -141,6 +146,7 @@ def solve(
     if scaling is not None:
         step, slope, curvature = _scaled(at, keep, weights, scaling, damping / jnp.square(at.unit))
         size = jnp.ones_like(size)
+    relative = None if scaling is None else damping / jnp.square(at.unit)
     return Solved(
         coefficients=step,
         size=size,
@@ -154,6 +160,7 @@ def solve(
         is_finite=at.is_finite & jnp.all(jnp.isfinite(s)) & jnp.isfinite(cutoff),
         slope=slope,
         curvature=curvature,
+        damping=relative,
     )
 
 

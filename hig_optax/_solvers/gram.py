@@ -1,5 +1,6 @@
 """The direction from the eigenvectors of the Gram matrix of J, on its shorter side, in float64."""
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def direction(
 
     def compute(
         gram: Array, image: Array, unit: Array, given: tuple, numbers: Numbers
-    ) -> tuple[Solved, Wide, Array | None, Array]:
+    ) -> tuple[Solved, Wide, Array | None, Array, tuple[Wide, Wide, Wide] | None]:
         gradient, cotangent, scaling = given
         at = eigen(gram, unit)
         images = iter(image.T)
@@ -117,17 +118,40 @@ def direction(
         if by_rows and cotangent is not None:
             vectors.append(cotangent)
         keep_u = solved.kept if by_rows else inverse(at.s) * solved.kept
-        return solved, Wide(jnp.stack(vectors, axis=1)), agreement, dot(at.Q, keep_u)
+        again = None
+        if solved.damping is not None:
+            again = Wide(at.Q), Wide(1 / (jnp.square(at.s) + solved.damping)), Wide(at.unit)
+        return solved, Wide(jnp.stack(vectors, axis=1)), agreement, dot(at.Q, keep_u), again
 
     given = (gradient, cotangent, scaling)
-    solved, W, agreement, kept = float64_island(compute)(*condensed, given, numbers)
+    solved, W, agreement, kept, again = float64_island(compute)(*condensed, given, numbers)
 
     def finish(W: Array, gradient: Array) -> tuple[Array, Array | None]:
         return W[:, 0], cosine(gradient, W[:, 1]) if W.shape[1] > 1 else None
 
     found, of_rows = float64_island(finish)(J.pull(W) if by_rows else W, gradient)
     shares = shares_of(kept if by_rows else J.matvec(kept), row_blocks) if row_blocks else {}
-    return told(solved, found, of_rows if by_rows else agreement, shares, scaling)
+    step = told(solved, found, of_rows if by_rows else agreement, shares, scaling)
+    if again is None:
+        return step
+    return step._replace(inverse=functools.partial(_damped_inverse, J, again, by_rows=by_rows))
+
+
+def _damped_inverse(
+    J: Jacobian, again: tuple[Wide, Wide, Wide], r: Float[Array, " m"], *, by_rows: bool
+) -> Float[Array, " n"]:
+    """``r -> V Σ(Σ²+λ)⁻¹ Uᵀ r``: Jᵀ(JJᵀ+λ)⁻¹ r or (JᵀJ+λ)⁻¹ Jᵀr, with the eigenvectors at hand.
+
+    Nothing is cut: no singular value is divided by alone, so that those in the noise of the Gram matrix do
+    what the damping lets them.
+    """
+
+    @float64_island
+    def solved(Q: Array, weights: Array, unit: Array, b: Array) -> Wide:
+        return Wide((dot(Q, weights * dot(b / unit, Q)) / unit)[:, None])
+
+    found = solved(*again, r if by_rows else J.rmatvec(r))
+    return (J.pull(found) if by_rows else found).narrowed(r.dtype)[:, 0]
 
 
 def eigen(gram: Float[Array, "r r"], unit: Float[Array, ""]) -> Eigen:

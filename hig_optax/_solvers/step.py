@@ -49,7 +49,9 @@ def layout_of(
     # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
     dtypes = (residual.lowest_dtype, columns.view.lowest_dtype)
     dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
-    solver = choose_solver(settings.solver, dtype=dtype, rtol=settings.rtol)
+    solver = choose_solver(
+        settings.solver, dtype=dtype, rtol=settings.rtol, is_damped=settings.is_damped
+    )
     return lay_out(
         residual,
         columns.parts,
@@ -72,7 +74,9 @@ def linearise(
     layout = layout_of(settings, columns, batch, devices)
     if devices is not None and settings.loss_fn is not None:
         batch = devices.whole_batch(batch, settings.batch_axis)
-    solver = choose_solver(settings.solver, dtype=layout.dtype, rtol=settings.rtol)
+    solver = choose_solver(
+        settings.solver, dtype=layout.dtype, rtol=settings.rtol, is_damped=settings.is_damped
+    )
     if solver == "krylov":
         y, J = form_products(
             layout.residual,
@@ -126,7 +130,9 @@ def direction_from(
     }
     if at.solver == "krylov":
         keywords["num_matvecs"] = settings.num_matvecs or DEFAULT_MATVECS
-        keywords["solver"] = exact_solver(dtype=at.dtype, rtol=settings.rtol)
+        keywords["solver"] = exact_solver(
+            dtype=at.dtype, rtol=settings.rtol, is_damped=settings.is_damped
+        )
         if scaling is None:
             found = krylov_direction(at.J, gradient, cotangent, **keywords)
         else:

@@ -1,0 +1,138 @@
+"""A batch that stays the same is recognised, and solved to the rounding of the arithmetic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hig_optax
+from hig_optax._optimizers.control import FIXED_AFTER, count_repeats
+
+X = jnp.linspace(-1.0, 1.0, 24)
+
+
+def network(w, x):
+    return jnp.tanh(x * w["a"] + w["b"]) @ w["c"]
+
+
+def residual(w, x):
+    """u'' = -9 sin 3x, by tangents of tangents, as of a small PINN: one row."""
+
+    def slope(x):
+        return jax.jvp(lambda x: network(w, x), (x,), (jnp.ones_like(x),))[1]
+
+    bent = jax.jvp(slope, (x,), (jnp.ones_like(x),))[1]
+    return jnp.stack([bent / 9 + jnp.sin(3 * x), network(w, x) - jnp.sin(3 * x)])
+
+
+def start(seed, neurons, dtype):
+    a, b, c = jax.random.normal(jax.random.key(seed), (3, neurons), dtype)
+    return {"a": 2 * a, "b": b, "c": c / neurons}
+
+
+def loss_fn(w, batch):
+    return jnp.sum(jax.vmap(residual, (None, 0))(w, batch) ** 2)
+
+
+def run(opt, w, batches):
+    """States of a run, one after another, by scan."""
+
+    def step(carry, batch):
+        w, state = carry
+        updates, state = opt.update(jax.grad(loss_fn)(w, batch), state, w, batch=batch)
+        return (optax.apply_updates(w, updates), state), state
+
+    (w, _), states = jax.jit(lambda w: jax.lax.scan(step, (w, opt.init(w)), batches))(w)
+    return w, states
+
+
+def same(number, dtype):
+    return jnp.broadcast_to(X.astype(dtype), (number, X.size))
+
+
+@pytest.mark.parametrize("neurons", [8, 40], ids=["m > n", "m < n"])
+def test_it_is_solved_to_rounding(neurons):
+    with jax.enable_x64(True):
+        w = start(0, neurons, jnp.float64)
+        _, found = run(hig_optax.adaptive_hig(residual), w, same(150, jnp.float64))
+        # As the settings for batches that change have it, and no acceleration.
+        fixed = {"exponent": -0.5, "momentum": 0.0, "max_relative_step": None, "patience": None}
+        opt = hig_optax.adaptive_hig(residual, **fixed)
+        _, before = run(opt, w, same(150, jnp.float64))
+        found, before = jax.device_get((found, before))
+    assert np.all(np.diff(found.loss) <= 0), "no step raises the loss"
+    assert found.loss[-1] < 1e-2 * before.loss[-1]
+    # The first two steps do not know yet.
+    np.testing.assert_array_equal(found.repeats, np.arange(150))
+
+
+def test_in_float32_it_ends_at_what_float32_resolves():
+    _, found = run(
+        hig_optax.adaptive_hig(residual), start(0, 40, jnp.float32), same(150, jnp.float32)
+    )
+    # At the end the same rows are rounded one way in a trial and another with their derivatives.
+    assert np.all(np.diff(found.loss) <= 1e-12)
+    # Rows of order one have a rounding of 1e-7, second derivatives some tens of that: 48 squares of 3e-6.
+    assert found.loss[-1] < 5e-10
+
+
+def test_a_run_may_change_from_one_to_the_other():
+    """Fresh points, then fixed ones, then fresh ones again: known within two steps, at once when it ends."""
+    fresh = jax.random.uniform(jax.random.key(1), (10, X.size), minval=-1.0)
+    batches = jnp.concatenate([fresh, same(10, jnp.float32), fresh + 1e-3])
+    _, found = run(hig_optax.adaptive_hig(residual), start(0, 40, jnp.float32), batches)
+    is_fixed = np.asarray(found.repeats) >= FIXED_AFTER
+    np.testing.assert_array_equal(is_fixed, [False] * 12 + [True] * 8 + [False] * 10)
+    assert np.all(np.diff(found.loss[10:20]) <= 0)
+    assert np.all(found.spectrum.is_finite)
+
+
+def test_seeds_together_are_each_alone():
+    opt = hig_optax.adaptive_hig(residual)
+
+    def losses(seed):
+        return run(opt, start(seed, 8, jnp.float32), same(12, jnp.float32))[1].loss
+
+    together = jax.jit(jax.vmap(losses))(jnp.arange(3))
+    for seed in range(3):
+        # Batched products sum in another order, and twelve steps carry that on.
+        np.testing.assert_allclose(together[seed], losses(seed), rtol=2e-2)
+
+
+def test_residuals_without_forward_rule_are_not_accelerated():
+    @jax.custom_vjp
+    def sine(x):
+        return jnp.sin(x)
+
+    sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (g * jnp.cos(x),))
+
+    def reverse_only(w, x):
+        return sine(network(w, x)) - jnp.sin(3 * x)
+
+    opt = hig_optax.adaptive_hig(reverse_only)
+    w = start(0, 8, jnp.float32)
+    state, step = opt.init(w), jax.jit(opt.update)
+    for _ in range(6):
+        grads = jax.grad(lambda w: jnp.sum(jax.vmap(reverse_only, (None, 0))(w, X) ** 2))(w)
+        updates, state = step(grads, state, w, batch=X)
+        w = optax.apply_updates(w, updates)
+    assert state.repeats == 5
+    assert state.accepted
+
+
+@pytest.mark.parametrize(
+    ("repeats", "loss", "expected", "number", "found"),
+    [
+        (0, 1.0, 1.0, 1, 1),
+        (1, 1.0, 1.0 + 1e-5, 2, 2),
+        (1, 1.0, 1.01, 2, 0),  # not yet sure, and not the same
+        (2, 1.0, 1.01, 3, 3),  # rows that are rounding
+        (2, 1.0, 1.1, 3, 0),
+        (5, np.nan, 1.0, 6, 0),
+        (0, 0.0, 0.0, 0, 0),  # before the first step nothing was expected
+    ],
+)
+def test_repeats(repeats, loss, expected, number, found):
+    arguments = jnp.int32(repeats), jnp.float32(loss), jnp.float32(expected), jnp.int32(number)
+    assert count_repeats(*arguments) == found
