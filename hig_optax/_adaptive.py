@@ -24,7 +24,8 @@ from hig_optax._float64 import norm
 from hig_optax._mesh import Arguments, updated_on_devices
 from hig_optax._planning import settled
 from hig_optax._report import blank, report
-from hig_optax._settings import NOT_PASSED, Settings, check_learning_rate, check_number
+from hig_optax._settings import NOT_PASSED, Settings, are_finite, check_number, checked_rate
+from hig_optax._states import check_state
 from hig_optax._step import (
     Linearised,
     direction_from,
@@ -122,6 +123,15 @@ class AdaptiveHigState(NamedTuple):
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
+
+
+MADE_BY = {
+    "previous": "momentum",
+    "progress": "patience",
+    "spectrum.singular_values": "spectrum_size",
+    "spectrum.shares": "residual_fn, in other blocks,",
+}
+"""Fields of the state, and the settings that decide what they hold."""
 
 
 def adaptive_hig(
@@ -282,7 +292,7 @@ def adaptive_hig(
         check_number("patience", patience, "finite and at least 1", lambda x: 1 <= x < math.inf)
     if not isinstance(min_relative_damping, str):
         check_number("min_relative_damping", min_relative_damping, *positive)
-    check_learning_rate(learning_rate)
+    rate_or_schedule = checked_rate(learning_rate)
     has_momentum = not (isinstance(momentum, (int, float)) and momentum == 0)
 
     def init_fn(params: Tree) -> AdaptiveHigState:
@@ -312,7 +322,8 @@ def adaptive_hig(
         **extra_args: Any,
     ) -> tuple[Tree, AdaptiveHigState]:
         del extra_args
-        rate = rate_at(learning_rate, state.num_updates)
+        check_state(state, init_fn, params, MADE_BY)
+        rate = rate_at(rate_or_schedule, state.num_updates)
         numbers = {"settings": settings.numbers, "recipe": chosen, "rate": rate}
         arguments = Arguments(numbers, updates, state, params, all_params, batch)
         return updated_on_devices(update, settings, arguments)
@@ -344,12 +355,13 @@ def adaptive_hig(
         assert curvature is not None
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction))
-        is_finite &= jnp.isfinite(model.loss)
+        is_finite &= jnp.isfinite(model.loss) & are_finite(numbers)
         is_usable = is_finite & (found.agreement > 0) & jnp.isfinite(numbers["rate"])
         step = jnp.where(is_usable, found.direction, 0)
 
         rate, progress = jnp.asarray(numbers["rate"], work), state.progress
         least_damping = jnp.asarray(recipe.min_relative_damping, state.damping.dtype)
+        least_damping = jnp.where(jnp.isfinite(least_damping), least_damping, 0)
         if progress is not None and recipe.patience is not None:
             progress = progress.seen(model.loss, recipe.patience)
             rate *= progress.factor.astype(work)

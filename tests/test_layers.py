@@ -19,6 +19,7 @@ RANKS = [
         "_residual",
         "_batch",
         "_settings",
+        "_states",
         "_taps",
         "_options",
         "_weights",
