@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import hig_optax
+from hig_optax import baselines
 from hig_optax._inputs.columns import Columns
 
 BATCH = {"x": jnp.linspace(-1.0, 1.0, 5), "y": jnp.linspace(0.5, 2.0, 5)}
@@ -318,6 +319,112 @@ def test_all_params_are_ignored_where_nothing_is_hidden():
 def test_columns_see_only_what_is_not_hidden():
     columns = Columns.of({"a": optax.MaskedNode(), "b": jnp.ones(3)}, None)
     assert columns.view.size == 3
+
+
+# Leaves that are frozen
+
+ANYTHING = {
+    "a": PARAMS["a"],
+    "b": jnp.tanh,
+    "c": "a string",
+    "i": jnp.array([3, 2**24 + 1]),
+    "n": 7,
+}
+ONLY_A = {"a": True, "b": False, "c": False, "i": False, "n": False}
+FACTORIES = {
+    "hig": lambda f, **k: hig_optax.hig(0.1, f, **k),
+    "adaptive_hig": hig_optax.adaptive_hig,
+    "spring": lambda f, **k: baselines.spring(1.0, f, damping=0.1, **k),
+}
+
+
+def residual_of_anything(params, sample):
+    return params["b"](params["a"] * sample["x"]) * params["i"][0].astype(jnp.float32)
+
+
+def with_gradient(params, gradient):
+    """As `jax.grad` and a user's own hand give it: what cannot be differentiated stands for itself."""
+    return params | {"a": gradient, "i": np.zeros(2, jax.dtypes.float0)}
+
+
+def assert_moves_a_alone(updates, params):
+    numbers = {name: updates[name] for name in ("a", "i", "n")}
+    moved = optax.apply_updates({name: params[name] for name in numbers}, numbers)
+    assert np.abs(moved["a"] - params["a"]).min() > 0
+    np.testing.assert_array_equal(moved["i"], params["i"])  # int32 beyond what float32 counts
+    assert moved["n"] == 7
+
+
+@pytest.mark.parametrize("accumulated", [False, True])
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_frozen_leaves_may_be_anything(factory, accumulated):
+    opt = FACTORIES[factory](residual_of_anything, mask=ONLY_A)
+    batch = {"x": BATCH["x"][:4]}
+    if accumulated:
+        opt = hig_optax.accumulate(opt, 2, {"x": BATCH["x"][:2]})
+
+    def steps(a):
+        """Within jit the rest is closed over."""
+        params = ANYTHING | {"a": a}
+        updates, state = params, opt.init(params)
+        for part in [batch] if not accumulated else [{"x": batch["x"][:2]}, {"x": batch["x"][2:]}]:
+            updates, state = opt.update(with_gradient(params, a), state, params, batch=part)
+        return updates
+
+    updates = steps(ANYTHING["a"])
+    assert_moves_a_alone(updates, ANYTHING)
+    for name in ("b", "c"):
+        assert updates[name] == 0
+    jitted = jax.jit(steps)(ANYTHING["a"])
+    np.testing.assert_allclose(jitted["a"], updates["a"], rtol=1e-5)
+    assert jitted["i"].dtype == jnp.int32
+
+
+@pytest.mark.parametrize("accumulated", [False, True])
+def test_what_passes_through_may_be_anything(accumulated):
+    opt = hig_optax.scale_by_hig(residual_of_anything, mask=ONLY_A)
+    if accumulated:
+        opt = hig_optax.accumulate(opt, 1, {"x": BATCH["x"]})
+    grads = with_gradient(ANYTHING, ANYTHING["a"])
+    updates, _ = opt.update(grads, opt.init(ANYTHING), ANYTHING, batch={"x": BATCH["x"]})
+    if not accumulated:  # where it branches, only arrays can come out
+        assert updates["b"] is jnp.tanh
+        assert updates["c"] == "a string"
+    assert_moves_a_alone(updates, ANYTHING | {"n": 0})
+
+
+@pytest.mark.parametrize("factory", [*FACTORIES, "scale_by_hig"])
+def test_the_remedy_for_integer_leaves(factory):
+    """``mask=`` and ``jax.grad(allow_int=True)``, in a jitted step that ends in `optax.apply_updates`."""
+    params = {"w": jnp.array([0.5, 2.0]), "steps": jnp.array([1, 2**24 + 1])}
+    mask = {"w": True, "steps": False}
+
+    def residual_fn(params, sample):
+        return params["w"] * sample * params["steps"][0].astype(jnp.float32)
+
+    def loss_fn(params, batch):
+        return jnp.sum(jax.vmap(residual_fn, (None, 0))(params, batch) ** 2)
+
+    with pytest.raises(TypeError, match=r"got int32 at params\['steps'\].*leave it out with mask="):
+        hig_optax.hig(1.0, residual_fn).init(params)
+    if factory == "scale_by_hig":
+        opt = optax.chain(hig_optax.scale_by_hig(residual_fn, mask=mask), optax.scale(-0.1))
+    else:
+        opt = FACTORIES[factory](residual_fn, mask=mask)
+
+    @jax.jit
+    def step(params, state, batch):
+        grads = jax.grad(loss_fn, allow_int=True)(params, batch)
+        updates, state = opt.update(grads, state, params, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    batch = jnp.array([[1.0, 2.0], [2.0, -1.0]])
+    with jax.numpy_dtype_promotion("standard"):  # Optax adds floats to integers
+        after, _ = step(params, opt.init(params), batch)
+    assert loss_fn(after, batch) < loss_fn(params, batch)
+    assert after["steps"].dtype == jnp.int32
+    if factory != "scale_by_hig":  # which hands zeros on to Optax; times a rate they are float32
+        np.testing.assert_array_equal(after["steps"], params["steps"])
 
 
 @pytest.mark.parametrize("make", [hig_optax.scale_by_hig, hig_optax.adaptive_hig])

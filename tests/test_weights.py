@@ -149,11 +149,27 @@ def test_bad_weights(weights, error, message):
         weighted_residual(residual, weights)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("rows", "residual_fn must return arrays, got 'rows' of type str at the root"),
+        ({"a": object()}, r"residual_fn must return arrays, got <object .* at \['a'\]"),
+        ([1, 2], r"floating-point rows, got int32 at \[0\]"),
+    ],
+)
+def test_rows_that_are_no_arrays_are_told_by_the_optimizer(rows, message):
+    weighted = weighted_residual(lambda p, s: rows, 1.0)
+    with pytest.raises(TypeError, match=message):
+        update(weighted, lambda p, b: jnp.sum(p["w"]), make_batch(2))
+
+
 def test_weights_that_do_not_fit_the_rows():
     sample = jax.tree.map(lambda x: x[0], make_batch(1))
     with pytest.raises(ValueError, match="tree of numbers that is a prefix of the rows"):
         weighted_residual(residual, {"a": 1.0})(PARAMS, sample)
     with pytest.raises(ValueError, match=r"leading axes of their rows, got shape \(3,\)"):
         weighted_residual(residual, jnp.ones(3))(PARAMS, sample)
+    with pytest.raises(TypeError, match=r"weights must be numbers, arrays, .*got 'heavy'"):
+        weighted_residual(residual, lambda sample: "heavy")(PARAMS, sample)
     with pytest.raises(TypeError, match="residual_fn must be a function"):
         weighted_residual(None, 1.0)

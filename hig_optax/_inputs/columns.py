@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -97,11 +97,7 @@ class Columns:
             ValueError: `updates` differ from the parameters in structure or in a leaf's shape.
             TypeError: They differ in that one of two leaves is complex.
         """
-        if jax.tree.structure(updates) != self.treedef:
-            raise ValueError(
-                f"updates must have the structure of params, {self.treedef}, got "
-                f"{jax.tree.structure(updates)}. Differentiate the loss with respect to the same params."
-            )
+        _check_structure(updates, self.treedef)
         marked = [_as_array(x) for x in self._marked(jax.tree.leaves(updates))]
         for update, leaf in zip(marked, self._marked(self.leaves), strict=True):
             if not _is_inexact(update):
@@ -126,19 +122,13 @@ class Columns:
 
         Returns:
             The new updates, all of them zero unless `is_finite`, and whether they are finite too: in the
-            dtypes of the parameters, the passed ones included.
+            dtypes of the parameters, the passed ones included. Where an integer leaf has float0 for a
+            gradient, which nothing can be added to, it gets zeros.
         """
-        tree = self._with_marked(jax.tree.leaves(updates), self.view.unravel(direction))
-        for x in jax.tree.leaves(tree):
-            if _is_inexact(x):
-                is_finite &= jnp.all(jnp.isfinite(x))
-
-        def zero_unless_finite(x: Any) -> Any:
-            if getattr(x, "dtype", None) == jax.dtypes.float0:  # the gradient of an integer leaf
-                return x
-            return jnp.where(is_finite, x, jnp.zeros_like(x))
-
-        return jax.tree.map(zero_unless_finite, tree), is_finite
+        given = zip(jax.tree.leaves(updates), self.leaves, strict=True)
+        passed = [no_update(leaf) if _is_float0(x) else x for x, leaf in given]
+        tree = self._with_marked(passed, self.view.unravel(direction))
+        return zero_unless_finite(tree, is_finite)
 
     def moved(self, step: Float[Array, " n"]) -> tuple[Array, ...]:
         """`parts` at params + step, rounded leaf by leaf as ``optax.apply_updates`` rounds them."""
@@ -156,8 +146,9 @@ class Columns:
         )
 
     def zeros(self, updates: Tree) -> Tree:
-        """Zero updates in the tree and the dtypes of `updates`."""
-        return jax.tree.map(lambda x: jnp.zeros_like(x) if _is_inexact(x) else x, updates)
+        """Zero updates in the tree and the dtypes of `updates`; a number where there is no array."""
+        params = jax.tree.unflatten(self.treedef, self.leaves)
+        return jax.tree.map(no_update, as_numbers(updates, params))
 
     def _marked(self, leaves: Sequence[Any]) -> list[Any]:
         return [x for x, marked in zip(leaves, self.is_optimized, strict=True) if marked]
@@ -168,6 +159,75 @@ class Columns:
             self.treedef,
             [next(remaining) if m else x for x, m in zip(leaves, self.is_optimized, strict=True)],
         )
+
+
+def without_frozen(
+    mask: Any, params: Tree, updates: Tree
+) -> tuple[list[Any], Callable[[Sequence[Any]], Tree]]:
+    """The updates of the leaves that a mask marks, and what puts them back beside zeros for all others.
+
+    Raises:
+        TypeError: The mask holds something else than bools.
+        ValueError: It does not fit.
+    """
+    leaves, (given, treedef) = jax.tree.leaves(params), jax.tree.flatten(updates)
+    marks = _broadcast_mask(mask, params)
+
+    def put_back(values: Sequence[Any]) -> Tree:
+        remaining = iter(values)
+        return jax.tree.unflatten(
+            treedef,
+            [
+                next(remaining) if mark else no_update(leaf)
+                for leaf, mark in zip(leaves, marks, strict=True)
+            ],
+        )
+
+    return [x for x, mark in zip(given, marks, strict=True) if mark], put_back
+
+
+def as_numbers(updates: Tree, params: Tree) -> Tree:
+    """Updates as arrays: zeros in place of what is no number, float0 or what stands for a frozen function.
+
+    Raises:
+        ValueError: `updates` differ from the parameters in structure.
+    """
+    _check_structure(updates, jax.tree.structure(params))
+
+    def number(x: Any, leaf: Any) -> Any:
+        return _as_array(x) if _is_array_like(x) and not _is_float0(x) else no_update(leaf)
+
+    return jax.tree.map(number, updates, params)
+
+
+def zero_unless_finite(updates: Tree, is_finite: Bool[Array, ""]) -> tuple[Tree, Bool[Array, ""]]:
+    """Updates, all of them zero unless `is_finite` and they all are; and whether that holds."""
+    for x in jax.tree.leaves(updates):
+        if _is_inexact(x):
+            is_finite &= jnp.all(jnp.isfinite(x))
+    return jax.tree.map(
+        lambda x: jnp.where(is_finite, x, jnp.zeros_like(x)) if _is_array_like(x) else x, updates
+    ), is_finite
+
+
+def no_update(leaf: Any) -> Array:
+    """A zero update for a leaf of any kind, to which a number, at least, can be added."""
+    dtype = getattr(leaf, "dtype", None)
+    if _is_array_like(leaf) and (dtype is None or jnp.issubdtype(dtype, jnp.number)):
+        return jnp.zeros_like(leaf)
+    return jnp.zeros(getattr(leaf, "shape", ()), jnp.float32)
+
+
+def _check_structure(updates: Tree, wanted: Any) -> None:
+    if jax.tree.structure(updates) != wanted:
+        raise ValueError(
+            f"updates must have the structure of params, {wanted}, got "
+            f"{jax.tree.structure(updates)}. Differentiate the loss with respect to the same params."
+        )
+
+
+def _is_float0(leaf: Any) -> bool:
+    return getattr(leaf, "dtype", None) == jax.dtypes.float0
 
 
 def _as_array(leaf: Any) -> Any:

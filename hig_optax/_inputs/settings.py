@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import jax
@@ -210,22 +210,65 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def check_learning_rate(learning_rate: Rate) -> None:
-    """Range-check a learning rate that is no schedule; as `check_number`."""
+def checked_rate(learning_rate: Rate) -> Rate:
+    """A learning rate, or a schedule that looks at what it returns.
+
+    Raises:
+        TypeError: Neither a number nor a function of the number of updates; (of the returned schedule) what
+            it returns is not one real number.
+        ValueError: A plain number that is not finite. That of a schedule gives zero updates and a flag.
+    """
     if not callable(learning_rate):
-        check_number("learning_rate", learning_rate, "a finite number", math.isfinite)
+        check_number("learning_rate", learning_rate, "a finite number", math.isfinite, RATE_HINT)
+        return learning_rate
+    schedule: Callable[[Any], Any] = learning_rate
+    check_function("learning_rate", schedule, ("count",))
+
+    def rate(count: Any) -> Any:
+        value = schedule(count)
+        _check_real("learning_rate(count)", value, RATE_HINT)
+        return value
+
+    return rate
 
 
-def check_number(name: str, value: Any, wanted: str, is_valid: Any) -> None:
+SCHEDULE_HINT = (
+    "For a schedule, wrap the factory in optax.inject_hyperparams with "
+    "static_args=hig_optax.STATIC_ARGS."
+)
+RATE_HINT = "Give a number, or a schedule: a function of the number of updates that returns one."
+
+
+def check_number(
+    name: str, value: Any, wanted: str, is_valid: Any, hint: str = SCHEDULE_HINT
+) -> None:
     """Range-check plain numbers; of an array, traced or not, check that it is one real number.
 
     Raises:
         TypeError: `value` is not one real number.
         ValueError: It is a plain number out of range.
     """
-    if isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool):
-        if not is_valid(value):
-            raise ValueError(f"{name} must be {wanted}, got {value}.")
+    _check_real(name, value, hint)
+    if _is_plain(value) and not is_valid(value):
+        raise ValueError(f"{name} must be {wanted}, got {value}.")
+
+
+def are_finite(numbers: Tree) -> jax.Array:
+    """Whether all numbers among some settings are finite: of traced ones only the value tells."""
+    found = jnp.ones((), bool)
+    for x in jax.tree.leaves(numbers):
+        if not isinstance(x, str):
+            found &= jnp.isfinite(x)
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    is_number = isinstance(value, (int, float, np.floating, np.integer))
+    return is_number and not isinstance(value, bool)
+
+
+def _check_real(name: str, value: Any, hint: str) -> None:
+    if _is_plain(value):
         return
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
@@ -238,8 +281,7 @@ def check_number(name: str, value: Any, wanted: str, is_valid: Any) -> None:
     )
     if not is_real or shape != ():
         raise TypeError(
-            f"{name} must be a real number or a scalar array, got {_shown(value)}. For a schedule, wrap the "
-            "factory in optax.inject_hyperparams with static_args=hig_optax.STATIC_ARGS."
+            f"{name} must be a real number or a scalar array, got {_shown(value)}. {hint}"
         )
 
 

@@ -74,7 +74,7 @@ def _weighted(residual_fn: ResidualFn, weights: Tree | Callable[[Tree], Tree]) -
             f"{type(residual_fn).__name__}."
         )
     if not callable(weights):
-        jax.tree.map(_check, weights)
+        jax.tree.map(_check, weights)  # once, before anything is traced
 
     def weighted(params: Tree, sample: Tree) -> Tree:
         rows = residual_fn(params, sample)
@@ -103,7 +103,10 @@ def _check(weight: Any) -> None:
         raise ValueError(f"weights must be finite and not negative, got {weight}.")
 
 
-def _scale(row: Any, weight: Any) -> jax.Array:
+def _scale(row: Any, weight: Any) -> Any:
+    if not hasattr(row, "dtype") and not isinstance(row, (bool, int, float, complex)):
+        return row  # the optimizer refuses it, with its name
+    _check(weight)
     row, weight = jnp.asarray(row), jnp.asarray(weight)
     if weight.shape != row.shape[: weight.ndim]:
         raise ValueError(
@@ -111,6 +114,6 @@ def _scale(row: Any, weight: Any) -> jax.Array:
             f"{row.shape}. Give one number per block, or one per sample where batch_axis=None."
         )
     if not jnp.issubdtype(row.dtype, jnp.inexact):
-        return row  # the optimizer refuses it, with its name
+        return row  # and so of integers
     scale = jnp.sqrt(weight.astype(jnp.finfo(row.dtype).dtype)).astype(row.dtype)
     return row * scale.reshape(scale.shape + (1,) * (row.ndim - scale.ndim))

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Int
 
 from hig_optax._inputs.batch import sample_axes
+from hig_optax._inputs.columns import as_numbers, no_update
 from hig_optax._inputs.settings import NOT_PASSED, check_choice, check_count, check_passed
 from hig_optax._types import Tree
 
@@ -49,7 +50,8 @@ def accumulate(
 
     Args:
         optimizer: `hig`, `scale_by_hig`, `adaptive_hig`, a chain with one of them: whatever takes ``batch=``.
-            What changes the parameters at every call (weight decay, say) belongs inside.
+            What changes the parameters at every call (weight decay, say) belongs inside. Leaves that its
+            ``mask=`` freezes may be anything; the gradient of what is no number counts as zero.
         every: Number of micro-batches to a step.
         example_batch: A micro-batch, of which only shapes and dtypes matter: the state must have them before
             it sees the first one. ``jax.ShapeDtypeStruct`` will do for all but random keys.
@@ -101,7 +103,7 @@ def accumulate(
     def init_fn(params: Tree) -> AccumulateState:
         return AccumulateState(
             num_waiting=jnp.zeros((), jnp.int32),
-            gradient=jax.tree.map(lambda x: jnp.zeros_like(_wide(x)), params),
+            gradient=jax.tree.map(lambda x: _wide(no_update(x)), params),
             batches=jax.tree.map(lambda x: _repeated(x, every), example_batch),
             inner_state=inner.init(params),
         )
@@ -116,6 +118,7 @@ def accumulate(
     ) -> tuple[Tree, AccumulateState]:
         check_passed(params, batch)
         _check_like(batch, wanted)
+        updates = as_numbers(updates, params)
         gradient = jax.tree.map(lambda total, x: total + _wide(x), state.gradient, updates)
         batches = jax.tree.map(
             lambda all_, x: jax.lax.dynamic_update_index_in_dim(
@@ -128,11 +131,13 @@ def accumulate(
         def step() -> tuple[Tree, AccumulateState]:
             joined, agrees = _joined(batches, axes)
             factor = 1 / every if reduction == "mean" else 1
-            whole = jax.tree.map(
-                lambda total, x: jnp.where(agrees, factor * total, jnp.nan).astype(x.dtype),
-                gradient,
-                updates,
-            )
+
+            def of_all(total: Array, x: Any) -> Array:
+                if not jnp.issubdtype(total.dtype, jnp.inexact):  # of a frozen leaf
+                    return total
+                return jnp.where(agrees, factor * total, jnp.nan).astype(x.dtype)
+
+            whole = jax.tree.map(of_all, gradient, updates)
             new, inner_state = inner.update(
                 whole, state.inner_state, params, batch=joined, **extra_args
             )

@@ -15,7 +15,8 @@ from hig_optax._devices.mesh import Arguments, updated_on_devices
 from hig_optax._float64 import norm
 from hig_optax._inputs.call import optimized_columns, size_and_dtype
 from hig_optax._inputs.columns import Columns
-from hig_optax._inputs.settings import NOT_PASSED, Settings, check_learning_rate, check_number
+from hig_optax._inputs.settings import NOT_PASSED, Settings, are_finite, check_number, checked_rate
+from hig_optax._inputs.states import check_state
 from hig_optax._optimizers.control import (
     FIXED_AFTER,
     Progress,
@@ -137,6 +138,15 @@ class AdaptiveHigState(NamedTuple):
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
+
+
+MADE_BY = {
+    "previous": "momentum",
+    "progress": "patience",
+    "spectrum.singular_values": "spectrum_size",
+    "spectrum.shares": "residual_fn, in other blocks,",
+}
+"""Fields of the state, and the settings that decide what they hold."""
 
 
 def adaptive_hig(
@@ -306,7 +316,7 @@ def adaptive_hig(
         check_number("patience", patience, "finite and at least 1", lambda x: 1 <= x < math.inf)
     if not isinstance(min_relative_damping, str):
         check_number("min_relative_damping", min_relative_damping, *positive)
-    check_learning_rate(learning_rate)
+    rate_or_schedule = checked_rate(learning_rate)
     has_cut = max_rank is not None or not all(
         isinstance(x, (int, float)) and x == 0 for x in (rtol, atol)
     )
@@ -341,7 +351,8 @@ def adaptive_hig(
         **extra_args: Any,
     ) -> tuple[Tree, AdaptiveHigState]:
         del extra_args
-        rate = rate_at(learning_rate, state.num_updates)
+        check_state(state, init_fn, params, MADE_BY)
+        rate = rate_at(rate_or_schedule, state.num_updates)
         numbers = {"settings": settings.numbers, "recipe": chosen, "rate": rate}
         arguments = Arguments(numbers, updates, state, params, all_params, batch)
         return updated_on_devices(update, settings, arguments)
@@ -384,13 +395,14 @@ def adaptive_hig(
         slope, curvature = path.slope, path.curvature
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(path.step))
-        is_finite &= jnp.isfinite(model.loss)
+        is_finite &= jnp.isfinite(model.loss) & are_finite(numbers)
         is_usable = is_finite & (found.agreement > 0) & jnp.isfinite(numbers["rate"])
         step = jnp.where(is_usable, path.step, 0)
         half = jnp.where(is_usable, path.half, 0)
 
         rate, progress = jnp.asarray(numbers["rate"], work), state.progress
         least_damping = jnp.asarray(recipe.min_relative_damping, state.damping.dtype)
+        least_damping = jnp.where(jnp.isfinite(least_damping), least_damping, 0)
         if progress is not None and recipe.patience is not None:
             seen = progress.seen(model.loss, recipe.patience)
             if isinstance(

@@ -63,6 +63,7 @@ def share_within(
     norm: Float[Array, ""], bound: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     """The share, at most 1, of a vector so long that is no longer than the bound; whether it was cut."""
+    bound = jnp.maximum(bound, 0)  # less than nothing would turn the vector round
     is_cut = norm > bound
     return jnp.where(is_cut, bound / jnp.where(is_cut, norm, 1), 1), is_cut
 
@@ -182,10 +183,10 @@ class Progress(NamedTuple):
 
         As long as the batches change it is a loss of samples to which the last steps were not fitted, and so,
         unlike the loss after a step, it tells progress from noise, at no cost. A loss that is not positive
-        or not finite changes nothing.
+        or not finite changes nothing, nor does a patience that is none.
         """
         dtype = self.recent.dtype
-        is_usable = jnp.isfinite(loss) & (loss > 0)
+        is_usable = jnp.isfinite(loss) & (loss > 0) & jnp.isfinite(patience)
         x = jnp.log(jnp.where(is_usable, loss, 1)).astype(dtype)
         weight = 1 / jnp.maximum(jnp.asarray(patience, dtype), 1)
         is_first = self.batches == 0

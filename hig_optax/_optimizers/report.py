@@ -48,3 +48,14 @@ def report(found: Direction, is_finite: Bool[Array, ""], size: int, dtype: Any) 
         shares={name: shown(share) for name, share in found.shares.items()},
         is_finite=is_finite,
     )
+
+
+def refused_unless(is_finite: Bool[Array, ""], spectrum: Spectrum) -> Spectrum:
+    """A report, and in its place that of a step which was not finite if what became of it is not."""
+
+    def shown(x: Array) -> Array:
+        return jnp.where(is_finite, x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(shown, spectrum)._replace(
+        rank=jnp.where(is_finite, spectrum.rank, 0), is_finite=spectrum.is_finite & is_finite
+    )

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
 from hig_optax._inputs.call import optimized_columns, size_and_dtype
-from hig_optax._inputs.settings import NOT_PASSED, Settings, check_learning_rate, check_number
+from hig_optax._inputs.settings import NOT_PASSED, Settings, are_finite, check_number, checked_rate
+from hig_optax._inputs.states import check_state
 from hig_optax._optimizers.control import rate_at, share_within
 from hig_optax._optimizers.report import blank, report
 from hig_optax._solvers.formula import cosine
@@ -30,6 +31,14 @@ class SpringState(NamedTuple):
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
+
+
+MADE_BY = {
+    "previous": "the optimizer",
+    "spectrum.singular_values": "spectrum_size",
+    "spectrum.shares": "residual_fn, in other blocks,",
+}
+"""Fields of the state, and the settings that decide what they hold."""
 
 
 def spring(
@@ -125,7 +134,7 @@ def spring(
         check_number(
             "max_step_norm", max_step_norm, "finite and positive", lambda x: 0 < x < math.inf
         )
-    check_learning_rate(learning_rate)
+    rate_or_schedule = checked_rate(learning_rate)
 
     def init_fn(params: Tree) -> SpringState:
         size, dtype = size_and_dtype(settings, params)
@@ -145,11 +154,12 @@ def spring(
         **extra_args: Any,
     ) -> tuple[Tree, SpringState]:
         del extra_args
+        check_state(state, init_fn, params, MADE_BY)
         numbers = {
             "damping": damping,
             "momentum": momentum,
             "max_step_norm": max_step_norm,
-            "rate": rate_at(learning_rate, state.num_updates),
+            "rate": rate_at(rate_or_schedule, state.num_updates),
         }
         arguments = Arguments(numbers, updates, state, params, all_params, batch)
         return updated_on_devices(update, settings, arguments)
@@ -172,7 +182,7 @@ def spring(
         )
         # It was compared with Jᵀ of the rows less what is carried on, whose sign says nothing of the loss.
         found = found._replace(agreement=cosine(gradient, at.J.rmatvec(y)))
-        is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction))
+        is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction)) & are_finite(numbers)
         step = jnp.where(is_finite, found.direction + carried, 0)
         size = jnp.asarray(numbers["rate"], at.dtype)
         if max_step_norm is not None:

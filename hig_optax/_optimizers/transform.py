@@ -1,17 +1,16 @@
 """Half-inverse gradients as Optax transformations."""
 
 import dataclasses
-import operator
 from typing import Any, NamedTuple
 
-import jax
 import optax
 
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
 from hig_optax._inputs.call import optimized_columns, size_and_dtype
-from hig_optax._inputs.settings import NOT_PASSED, Settings
-from hig_optax._optimizers.report import blank, report
+from hig_optax._inputs.columns import without_frozen, zero_unless_finite
+from hig_optax._inputs.settings import NOT_PASSED, Settings, checked_rate
+from hig_optax._optimizers.report import blank, refused_unless, report
 from hig_optax._planning.planning import settled
 from hig_optax._solvers.step import find_direction
 from hig_optax._types import (
@@ -249,15 +248,16 @@ def hig(
 ) -> optax.GradientTransformationExtraArgs:
     """Half-inverse gradients with a learning rate: the optimizer to put into an Optax loop.
 
-    ``optax.chain(scale_by_hig(...), optax.scale_by_learning_rate(learning_rate))``.
+    ``optax.chain(scale_by_hig(...), optax.scale_by_learning_rate(learning_rate))``, and zero updates with
+    ``is_finite`` false where the rate is NaN or the step overflows.
 
     The direction is linear in the gradient, so a learning rate means one thing for a loss summed over the
     batch and another for its mean. The paper's convention, to which its learning rates (1.0 on the
     oscillators) belong, is the mean over the batch of Σ(y-target)².
 
     Args:
-        learning_rate: A number or a schedule. Its unit is that of a parameter over that of the direction;
-            for κ = -1 and a loss in squared rows it has none.
+        learning_rate: A number, or a schedule: a function of the number of updates. Its unit is that of a
+            parameter over that of the direction; for κ = -1 and a loss in squared rows it has none.
         residual_fn: As in `scale_by_hig`.
         loss_fn: As in `scale_by_hig`.
         exponent: As in `scale_by_hig`.
@@ -318,11 +318,22 @@ def hig(
         spectrum_size=spectrum_size,
         axis_name=axis_name,
     )
-    frozen = [] if mask is None else [optax.masked(optax.set_to_zero(), _inverted(mask))]
-    return optax.chain(direction, *frozen, optax.scale_by_learning_rate(learning_rate))
+    scale = optax.scale_by_learning_rate(checked_rate(learning_rate))
 
+    def init_fn(params: Tree) -> tuple[ScaleByHigState, Any]:
+        return direction.init(params), scale.init(params)
 
-def _inverted(mask: Any) -> Any:
-    if callable(mask):
-        return lambda params: jax.tree.map(operator.not_, mask(params))
-    return jax.tree.map(operator.not_, mask)
+    def update_fn(
+        updates: Tree,
+        state: tuple[ScaleByHigState, Any],
+        params: Tree | None = None,
+        **extra_args: Any,
+    ) -> tuple[Tree, tuple[ScaleByHigState, Any]]:
+        new, (spectrum,) = direction.update(updates, state[0], params, **extra_args)
+        moved, beside_frozen = without_frozen(mask, params, new)
+        moved, scale_state = scale.update(moved, state[1])
+        # A rate that is traced or scheduled may be NaN, or so large that the step overflows.
+        new, is_finite = zero_unless_finite(beside_frozen(moved), spectrum.is_finite)
+        return new, (ScaleByHigState(refused_unless(is_finite, spectrum)), scale_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
