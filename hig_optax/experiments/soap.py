@@ -38,13 +38,14 @@ def soap(
     """Adam, with the gradient of every matrix turned into a basis in which its entries are least correlated.
 
     For a matrix with gradient G, L and R are running means of G Gᵀ and Gᵀ G, and U and V their
-    eigenvectors. The step is Adam's on Uᵀ G V, turned back:
+    eigenvectors, those of the largest eigenvalues first. The step is Adam's on Uᵀ G V, turned back:
 
         -η U (M' / (√S + ε)) Vᵀ        M' = Uᵀ M V,  M a running mean of G,  S one of (Uᵀ G V)²
 
     with Adam's corrections of both means. U and V are computed at the first step, which moves nothing, and
-    then every few steps by one power iteration, an orthogonal factor of L U. All other leaves take Adam's
-    step.
+    then every few steps by one power iteration, an orthogonal factor of L U. Columns are put in order of
+    diag Uᵀ L U before, and S with them, or the iteration would turn them all towards the largest. All
+    other leaves take Adam's step.
 
     Args:
         learning_rate: η, a number or a schedule.
@@ -104,24 +105,37 @@ def _learn(g: Array, old: Moments, b1: float, b2: float, count: Array, refresh: 
     def mixed(b: float, before: Array, now: Array) -> Array:
         return b * before + (1 - b) * now
 
-    factors, bases = old.factors, old.bases
+    factors, bases, square = old.factors, old.bases, old.square
     if factors:
         products = (_dot(g, g.T), _dot(g.T, g))
         factors = tuple(mixed(b2, a, p) for a, p in zip(factors, products, strict=True))
-        bases = tuple(_basis(f, u, count, refresh) for f, u in zip(factors, bases, strict=True))
-    square = mixed(b2, old.square, _turn(g, bases) ** 2)
+        found = [_basis(f, u, count, refresh) for f, u in zip(factors, bases, strict=True)]
+        bases = tuple(basis for basis, _ in found)
+        rows, columns = (order for _, order in found)
+        square = square[rows][:, columns]
+    square = mixed(b2, square, _turn(g, bases) ** 2)
     return Moments(mixed(b1, old.mean, g), square, factors, bases)
 
 
-def _basis(factor: Array, basis: Array, count: Array, refresh: Array) -> Array:
-    """Eigenvectors of a factor: all anew at first, later a power iteration or what they were."""
+def _basis(factor: Array, basis: Array, count: Array, refresh: Array) -> tuple[Array, Array]:
+    """Eigenvectors of a factor, and which columns of the basis before they continue.
+
+    All are made anew at first; later it is a power iteration, or they stay.
+    """
+    as_it_was = jnp.arange(basis.shape[1])
+
+    def iterated() -> tuple[Array, Array]:
+        sizes = jnp.sum(basis * _dot(factor, basis), axis=0)
+        order = jnp.argsort(-sizes).astype(as_it_was.dtype)
+        return jnp.linalg.qr(_dot(factor, basis[:, order]))[0], order
+
     which = jnp.where(count == 1, 0, jnp.where(refresh, 1, 2))
     return jax.lax.switch(
         which,
         (
-            lambda: jnp.linalg.eigh(factor)[1],
-            lambda: jnp.linalg.qr(_dot(factor, basis))[0],
-            lambda: basis,
+            lambda: (jnp.linalg.eigh(factor)[1][:, ::-1], as_it_was),
+            iterated,
+            lambda: (basis, as_it_was),
         ),
     )
 

@@ -57,9 +57,20 @@ class Helmholtz(PhysicsInformed):
     def recommended(self) -> Mapping[str, Mapping[str, Any]]:
         """Settings per method."""
         return {
-            "hig": {"learning_rate": 0.5, "rtol": 1e-6},
-            "gauss-newton": {"learning_rate": 0.5, "rtol": 1e-6},
+            "hig": {"learning_rate": 0.1, "rtol": 1e-6, "solver": "gram"},
+            "gauss-newton": {"learning_rate": 0.1, "rtol": 1e-6, "solver": "gram"},
+            "spring": {
+                "learning_rate": 1.0,
+                "damping": 1e-08,
+                "max_step_norm": 0.1,
+                "solver": "gram",
+            },
             "adam": {"learning_rate": 2e-3},
+            "adam-cosine": {"learning_rate": 0.01},
+            "muon": {"learning_rate": 0.03},
+            "soap": {"learning_rate": 0.01},
+            "lbfgs": {"learning_rate": None, "memory_size": 10},
+            "geodesic-lm": {"learning_rate": None, "solver": "gram-cg", "num_matvecs": 30},
         }
 
     @property

@@ -76,9 +76,16 @@ class NeuralODE:
     def recommended(self) -> Mapping[str, Mapping[str, Any]]:
         """Settings per method."""
         return {
-            "hig": {"batch_size": 16, "learning_rate": 1.0, "rtol": 1e-4},
-            "gauss-newton": {"batch_size": 16, "learning_rate": 1.0, "rtol": 1e-4},
+            "hig": {"batch_size": 2, "learning_rate": 1.0, "rtol": 1e-4},
+            "gauss-newton": {"batch_size": 2, "learning_rate": 1.0, "rtol": 1e-4},
+            "adaptive-hig": {"batch_size": 16, "learning_rate": 1.0},
+            "adaptive-lm": {"batch_size": 16, "learning_rate": 1.0},
+            "spring": {"batch_size": 4, "learning_rate": 1.0, "damping": 1e-2},
+            "geodesic-lm": {"batch_size": 16, "learning_rate": None},
             "adam": {"batch_size": 16, "learning_rate": 3e-3},
+            "adam-cosine": {"batch_size": 8, "learning_rate": 1e-2},
+            "muon": {"batch_size": 32, "learning_rate": 1e-2},
+            "soap": {"batch_size": 8, "learning_rate": 1e-2},
         }
 
     @property

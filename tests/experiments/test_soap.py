@@ -51,14 +51,35 @@ def test_it_is_the_formula():
     for i, g in enumerate(map(np.asarray, grads)):
         factors = [0.8 * f + 0.2 * p for f, p in zip(factors, (g @ g.T, g.T @ g), strict=True)]
         if i == 0:
-            bases = [np.linalg.eigh(f)[1] for f in factors]
+            bases = [np.linalg.eigh(f)[1][:, ::-1] for f in factors]
         elif i % 3 == 0:
-            bases = [np.linalg.qr(f @ u)[0] for f, u in zip(factors, bases, strict=True)]
+            orders = [
+                np.argsort(-np.diag(u.T @ f @ u)) for f, u in zip(factors, bases, strict=True)
+            ]
+            square = square[np.ix_(*orders)]
+            bases = [
+                np.linalg.qr(f @ u[:, order])[0]
+                for f, u, order in zip(factors, bases, orders, strict=True)
+            ]
         u, v = bases
         mean, square = 0.9 * mean + 0.1 * g, 0.8 * square + 0.2 * (u.T @ g @ v) ** 2
         corrected = (u.T @ mean @ v) / (1 - 0.9 ** (i + 1))
         step = u @ (corrected / (np.sqrt(square / (1 - 0.8 ** (i + 1))) + 1e-8)) @ v.T
         np.testing.assert_allclose(found[i], -0.1 * step * (i > 0), atol=1e-10)
+
+
+def test_the_basis_stays_where_the_factors_do():
+    with jax.enable_x64(True):
+        g = gradients((4, 3), 1)[0]
+        optimizer = soap(0.1, refresh_every=1)
+        state = optimizer.init(jnp.zeros_like(g))
+        bases = []
+        for _ in range(40):
+            _, state = jax.jit(optimizer.update)(g, state)
+            bases.append(state[0].moments.bases)
+    for first, last in zip(bases[0], bases[-1], strict=True):
+        # Of rank 3 at most: the fourth vector on the left belongs to no singular value, but to the others.
+        np.testing.assert_allclose(np.abs(np.asarray(first).T @ np.asarray(last)), np.eye(len(last)), atol=1e-7)
 
 
 def test_a_vector_takes_the_step_of_adam():
