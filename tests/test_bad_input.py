@@ -187,14 +187,89 @@ def test_wrapped_in_flatten():
         opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=BATCH)
 
 
-def test_forward_mode_through_a_custom_vjp():
-    @jax.custom_vjp
-    def double(x):
-        return 2 * x
+@jax.custom_vjp
+def double(x):
+    return 2 * x
 
-    double.defvjp(lambda x: (double(x), None), lambda _, g: (2 * g,))
+
+double.defvjp(lambda x: (double(x), None), lambda _, g: (2 * g,))
+
+
+def doubled_until_large(x):
+    return jax.lax.while_loop(lambda x: jnp.sum(x) < 10, lambda x: 2 * x, x)
+
+
+def test_forward_mode_through_a_custom_vjp():
     with pytest.raises(ValueError, match='jacobian="forward" cannot pass through residual_fn'):
         update(residual_fn=lambda p, s: double(p["w"]) * s["x"], jacobian="forward")
+
+
+def test_reverse_mode_through_a_dynamic_loop():
+    def residual_fn(params, sample):
+        return doubled_until_large(params["w"]) * sample["x"]
+
+    with pytest.raises(ValueError, match=r'jacobian="reverse" cannot pass .*turns.*"forward" or'):
+        update(residual_fn=residual_fn, jacobian="reverse")
+    with pytest.raises(ValueError, match=r'solver="krylov" cannot pass .*turns.*"gram" or "svd"'):
+        update(residual_fn=residual_fn, solver="krylov")
+    found, _ = update(residual_fn=residual_fn)
+    expected, _ = update(residual_fn=lambda p, s: 4 * p["w"] * s["x"])
+    np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"jacobian": "forward"}, {"solver": "krylov", "num_matvecs": 3}]
+)
+def test_what_only_touches_the_batch_needs_no_rule(settings):
+    def residual_fn(params, sample):
+        hidden = double(jax.lax.stop_gradient(params["w"])) + doubled_until_large(
+            double(sample["x"])
+        )
+        return params["w"] * hidden * jnp.array([1.0, 2.0, 4.0])
+
+    found, state = update(residual_fn=residual_fn, **settings)
+    expected, _ = update(residual_fn=residual_fn, jacobian="reverse", solver="svd")
+    assert state.spectrum.rank == 3
+    # Three products for three columns: the directions differ by rounding, at a condition of 4.
+    np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-5)
+
+
+def with_notes(error):
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])
+
+
+def test_a_whole_batch_residual_called_with_samples():
+    """In JAX's words ("vmap was requested to map its argument along axis 0"), and a note of ours."""
+
+    def whole(params, batch):
+        return jax.vmap(lambda w, x: w * x, (None, 0))(params["w"], batch["scale"])
+
+    batch = {"scale": jnp.ones(4)}
+    with pytest.raises(ValueError, match="vmap") as info:
+        update(residual_fn=whole, batch=batch)
+    assert "one sample, of shapes {'scale': ()}" in with_notes(info.value)
+    assert "pass batch_axis=None" in with_notes(info.value)
+    update(residual_fn=whole, batch=batch, batch_axis=None)
+
+
+def test_a_residual_of_samples_called_with_the_batch():
+    def one(params, sample):
+        return params["w"] @ sample["x"] - sample["y"]
+
+    batch = {"x": jnp.ones((4, 3)), "y": jnp.zeros(4)}
+    with pytest.raises(TypeError, match=r"dot_general|matmul") as info:
+        update(residual_fn=one, batch=batch, batch_axis=None)
+    told = with_notes(info.value)
+    assert "the whole batch, of shapes {'x': (4, 3), 'y': (4,)}, since batch_axis=None" in told
+    assert "batch_axis=0" in told
+    update(residual_fn=one, batch=batch)
+
+
+def test_in_a_residual_of_blocks_the_block_is_named():
+    blocks = {"fine": residual, "broken": lambda p, s: p["missing"]}
+    with pytest.raises(KeyError) as info:
+        update(residual_fn=blocks, batch={"fine": BATCH, "broken": BATCH})
+    assert "This is residual_fn['broken']." in with_notes(info.value)
 
 
 def test_batch_not_passed():

@@ -170,12 +170,72 @@ def test_rows_that_ignore_the_columns_are_refused():
             trace(fun)
 
 
-def test_custom_vjp_is_found_wherever_it_hides():
-    @jax.custom_vjp
-    def double(x):
-        return 2 * x
+@jax.custom_vjp
+def double(x):
+    return 2 * x
 
-    double.defvjp(lambda x: (double(x), None), lambda _, g: (2 * g,))
+
+double.defvjp(lambda x: (double(x), None), lambda _, g: (2 * g,))
+
+
+def doubled_until_large(x):
+    return jax.lax.while_loop(lambda x: jnp.sum(x) < 10, lambda x: 2 * x, x)
+
+
+CONSTANT = jnp.ones(3)
+REVERSE_ONLY = [
+    double,
+    lambda x: jax.lax.scan(lambda c, _: (double(c), None), x, length=2)[0],
+    lambda x: jax.lax.cond(x[0] > 0, double, jnp.sin, x),
+    lambda x: jax.jit(lambda x, c: double(x * c))(x, CONSTANT),
+]
+FORWARD_ONLY = [
+    doubled_until_large,
+    lambda x: jax.jit(lambda x, c: doubled_until_large(x * c))(x, CONSTANT),
+]
+BOTH_WAYS = [
+    lambda x: x * double(CONSTANT),
+    lambda x: x + double(jax.lax.stop_gradient(x)),
+    lambda x: x * double(jnp.argmax(x).astype(jnp.float32)),
+    lambda x: jax.lax.scan(lambda c, _: (c + x * double(CONSTANT), None), x, length=2)[0],
+    lambda x: jax.lax.cond(x[0] > 0, lambda x: x * double(CONSTANT), jnp.sin, x),
+    lambda x: jax.jit(lambda x, c: x * double(c))(x, CONSTANT),
+    lambda x: jax.checkpoint(lambda x, c: x * double(c))(x, CONSTANT),
+    lambda x: x * doubled_until_large(CONSTANT),
+    lambda x: x + doubled_until_large(jax.lax.stop_gradient(x)),
+    lambda x: x * doubled_until_large(double(CONSTANT)),
+]
+
+
+@pytest.mark.parametrize(
+    ("funs", "has_custom_vjp", "is_forward_only"),
+    [(REVERSE_ONLY, True, False), (FORWARD_ONLY, False, True), (BOTH_WAYS, False, False)],
+    ids=["reverse only", "forward only", "both"],
+)
+def test_rules_are_missed_only_where_parameters_need_them(funs, has_custom_vjp, is_forward_only):
+    for fun in funs:
+        rows = trace(fun)
+        assert (rows.has_custom_vjp, rows.is_forward_only) == (has_custom_vjp, is_forward_only)
+        if not has_custom_vjp:  # JAX agrees
+            jax.jacfwd(fun)(jnp.ones(3))
+        if not is_forward_only:
+            jax.jacrev(fun)(jnp.ones(3))
+
+
+def test_rows_that_neither_mode_can_differentiate():
+    def called_back(x):
+        return jax.pure_callback(np.sin, jax.ShapeDtypeStruct((3,), jnp.float32), x)
+
+    why = r"reverse mode fails \(.*lax\.while_loop.*\), and so does forward mode \(a jax.custom_vjp"
+    for fun in (lambda x: doubled_until_large(double(x)), lambda x: double(doubled_until_large(x))):
+        with pytest.raises(ValueError, match=f"residual_fn cannot be differentiated: {why}.*scan"):
+            trace(fun)
+    with pytest.raises(ValueError, match=r"cannot be differentiated: .*callbacks do not support"):
+        trace(called_back)
+    assert trace(lambda x: x * called_back(CONSTANT)).view.size == 3
+
+
+def test_custom_vjp_is_found_wherever_it_hides():
     assert trace(jax.jit(lambda x: jax.checkpoint(double)(x))).has_custom_vjp
     assert trace(lambda x: jax.lax.map(double, x)).has_custom_vjp
     assert not trace(jax.nn.relu).has_custom_vjp

@@ -298,11 +298,30 @@ def _broadcast_mask(mask: Any, params: Tree) -> tuple[bool, ...]:
     try:
         marks = jax.tree.leaves(jax.tree.broadcast(tree, params))
     except ValueError as error:
-        raise ValueError(
-            f"mask must be a tree of bools that is a prefix of params, got {jax.tree.structure(tree)} for "
-            f"params of structure {jax.tree.structure(params)}."
-        ) from error
+        if not _are_alike_but_for_wrappers(tree, params):
+            raise ValueError(
+                "mask must be a tree of bools that is a prefix of params, got "
+                f"{jax.tree.structure(tree)} for params of structure {jax.tree.structure(params)}. Or give a "
+                "function of params."
+            ) from error
+        marks = jax.tree.leaves(tree)
     for mark in marks:
         if not isinstance(mark, (bool, np.bool_)):
             raise TypeError(f"mask must hold bools, got {mark!r} of type {type(mark).__name__}.")
     return tuple(bool(mark) for mark in marks)
+
+
+def _are_alike_but_for_wrappers(tree: Tree, params: Tree) -> bool:
+    """Whether two trees have the same leaves, of which one holds some a step deeper.
+
+    ``nnx.Optimizer`` hands over parameters in their ``nnx.Param`` at `init`, and without it at `update`. So a
+    mask that was made from the former, or from the latter, is right for both.
+    """
+    ours, theirs = jax.tree.leaves_with_path(tree), jax.tree.leaves_with_path(params)
+    if len(ours) != len(theirs):
+        return False
+    for (a, _), (b, _) in zip(ours, theirs, strict=True):
+        shared = min(len(a), len(b))
+        if a[:shared] != b[:shared] or max(len(a), len(b)) > shared + 1:
+            return False
+    return True

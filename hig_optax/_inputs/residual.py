@@ -4,9 +4,10 @@ Real and imaginary part of a complex number count as two real ones, so that ever
 module is real. Leaves in less than float32 are raised to float32.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -111,7 +112,10 @@ class Rows:
     """The rows of one sample as `residual_fn` returns them."""
 
     has_custom_vjp: bool
-    """Whether the residual holds a function with a reverse rule only: forward mode would fail."""
+    """Whether derivatives pass through a function with a reverse rule only: forward mode would fail."""
+
+    is_forward_only: bool
+    """Whether they pass through something with a forward rule only, a dynamic loop: reverse would fail."""
 
 
 def trace_rows(
@@ -131,7 +135,8 @@ def trace_rows(
 
     Raises:
         TypeError: The rows are not real or complex floating-point arrays.
-        ValueError: There are no rows, or they depend on none of the columns.
+        ValueError: There are no rows, or they depend on none of the columns; neither mode can differentiate
+            them.
     """
 
     def call(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Tree:
@@ -161,7 +166,49 @@ def trace_rows(
     def evaluate(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Array:
         return view.ravel(call(columns, entries), view.highest_dtype)
 
-    return Rows(evaluate, view, _holds_custom_vjp(jaxpr.jaxpr))
+    forward, reverse = _hurdles(evaluate, jaxpr.jaxpr, columns, entries)
+    if forward and reverse:
+        raise ValueError(
+            f"residual_fn cannot be differentiated: reverse mode fails ({reverse}), and so does forward mode "
+            f"({forward}). Write loops with lax.scan or a fixed number of turns, which both modes pass, or "
+            "give the function that stands in the way the other rule: jax.custom_jvp serves both."
+        )
+    return Rows(evaluate, view, has_custom_vjp=bool(forward), is_forward_only=bool(reverse))
+
+
+@contextlib.contextmanager
+def explained(sample: Tree, *, is_whole: bool, is_one_vector: bool) -> Iterator[None]:
+    """Tell, where a residual fails within, what it was called with, and how else it may have been meant.
+
+    Args:
+        sample: What it is called with.
+        is_whole: Whether that is the whole batch.
+        is_one_vector: Whether the parameters are a flat vector, which a wrapper may have made of them.
+
+    Raises:
+        ValueError: It failed, on parameters that are one flat vector.
+    """
+    try:
+        yield
+    except Exception as error:
+        shapes = jax.tree.map(lambda x: getattr(x, "shape", type(x).__name__), sample)
+        if is_whole:
+            error.add_note(
+                f"residual_fn was called with the whole batch, of shapes {shapes}, since batch_axis=None. If "
+                "it is meant for one sample, say which axis counts them: batch_axis=0."
+            )
+        else:
+            error.add_note(
+                f"residual_fn was called with one sample, of shapes {shapes}: the batch without the axis "
+                "that batch_axis names. If it is meant for the whole batch, pass batch_axis=None."
+            )
+        if is_one_vector:
+            raise ValueError(
+                f"residual_fn failed on params that are one flat vector ({type(error).__name__}: {error}). "
+                "If optax.flatten is wrapped around this transformation, remove it: residual_fn needs the "
+                "parameters in their own structure."
+            ) from error
+        raise
 
 
 def _as_rows(path: Any, leaf: Any) -> Array:
@@ -213,9 +260,47 @@ def _depends(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
     return [not isinstance(v, jex.Literal) and id(v) in marked for v in jaxpr.outvars]
 
 
-def _holds_custom_vjp(jaxpr: Any) -> bool:
+# What may have no rule for a mode. Whether that matters depends on what goes in: a function of the batch
+# alone, or of what stands behind a stop_gradient, is never differentiated.
+_MAY_LACK_FORWARD = ("custom_vjp_call", "pure_callback", "io_callback", "ffi_call")
+_MAY_LACK_REVERSE = ("while", "pure_callback", "io_callback", "ffi_call")
+
+
+def _hurdles(
+    evaluate: Callable[[tuple[Array, ...], tuple[Any, ...]], Array],
+    jaxpr: Any,
+    columns: tuple[Array, ...],
+    entries: tuple[Any, ...],
+) -> tuple[str | None, str | None]:
+    """Why forward mode cannot differentiate the rows, and why reverse mode cannot; None where it can."""
+
+    def push(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Array:
+        return jax.jvp(lambda columns: evaluate(columns, entries), (columns,), (columns,))[1]
+
+    def pull(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> tuple[Array, ...]:
+        y, pullback = jax.vjp(lambda columns: evaluate(columns, entries), columns)
+        return pullback(y)[0]
+
+    def hurdle(derivative: Callable, suspects: tuple[str, ...]) -> str | None:
+        if not _holds(jaxpr, suspects):
+            return None
+        try:
+            traced = jax.make_jaxpr(derivative)(columns, entries)
+        except Exception as error:
+            return str(error).split(". ")[0].rstrip(".")
+        # Of a custom_vjp that forward mode reached this is left, which fails when it is evaluated.
+        return (
+            "a jax.custom_vjp has a reverse rule only"
+            if _holds(traced.jaxpr, ("custom_lin",))
+            else None
+        )
+
+    return hurdle(push, _MAY_LACK_FORWARD), hurdle(pull, _MAY_LACK_REVERSE)
+
+
+def _holds(jaxpr: Any, names: tuple[str, ...]) -> bool:
     return any(
-        eqn.primitive.name.startswith("custom_vjp_call")
-        or any(_holds_custom_vjp(inner) for inner in jex.jaxprs_in_params(eqn.params))
+        eqn.primitive.name.startswith(names)
+        or any(_holds(inner, names) for inner in jex.jaxprs_in_params(eqn.params))
         for eqn in jaxpr.eqns
     )

@@ -20,8 +20,19 @@ DEFAULT_MATVECS = 20
 HELD_SIDES = 2
 
 
+FORWARD_ONLY = (
+    "it holds a loop whose number of turns depends on values (jax.lax.while_loop), which has a forward rule "
+    "only"
+)
+
+
 def choose_jacobian(
-    mode: JacobianMode, *, rows: int, columns: int, has_custom_vjp: bool
+    mode: JacobianMode,
+    *,
+    rows: int,
+    columns: int,
+    has_custom_vjp: bool,
+    is_forward_only: bool = False,
 ) -> Literal["reverse", "forward"]:
     """Reverse mode costs a pullback per row of a sample, forward mode a tangent per parameter.
 
@@ -30,9 +41,10 @@ def choose_jacobian(
         rows: Rows of one sample.
         columns: Number of parameters n.
         has_custom_vjp: Whether the residual has parts without a forward rule, as adjoint solvers do.
+        is_forward_only: Whether it has parts without a reverse rule, as dynamic loops are.
 
     Raises:
-        ValueError: Forward mode was asked for and the residual has no forward rule.
+        ValueError: A mode was asked for, for which the residual has no rule.
 
     Example:
         >>> choose_jacobian("auto", rows=4, columns=1444, has_custom_vjp=False)
@@ -43,9 +55,14 @@ def choose_jacobian(
             'jacobian="forward" cannot pass through residual_fn: it holds a jax.custom_vjp function, as '
             'adjoint solvers do, which has a reverse rule only. Use jacobian="reverse" or "auto".'
         )
+    if mode == "reverse" and is_forward_only:
+        raise ValueError(
+            f'jacobian="reverse" cannot pass through residual_fn: {FORWARD_ONLY}. Use jacobian="forward" or '
+            '"auto", or write the loop as lax.scan, or with a fixed number of turns.'
+        )
     if mode != "auto":
         return mode
-    return "forward" if rows > columns and not has_custom_vjp else "reverse"
+    return "forward" if is_forward_only or (rows > columns and not has_custom_vjp) else "reverse"
 
 
 def may_be_held(shape: tuple[int, int], *, columns: int) -> bool:
@@ -71,6 +88,14 @@ def refuse_custom_vjp() -> None:
         'solver="krylov" cannot pass through residual_fn: it holds a jax.custom_vjp function, as adjoint '
         'solvers do, which has a reverse rule only. Use solver="gram" or "svd", with chunk_size= if memory '
         "is short, or give the function a forward rule (jax.custom_jvp)."
+    )
+
+
+def refuse_forward_only() -> None:
+    """A matrix-free solver pulls back through the residual as well as pushing tangents forward."""
+    raise ValueError(
+        f'solver="krylov" cannot pass through residual_fn: {FORWARD_ONLY}. Use solver="gram" or "svd", or '
+        "write the loop as lax.scan, or with a fixed number of turns."
     )
 
 

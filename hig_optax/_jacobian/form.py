@@ -11,7 +11,12 @@ from jaxtyping import Array, Float
 
 from hig_optax._devices.devices import Devices
 from hig_optax._jacobian.algebra import Beside, Chunked, Dense, Jacobian
-from hig_optax._jacobian.choices import choose_jacobian, may_be_held, refuse_custom_vjp
+from hig_optax._jacobian.choices import (
+    choose_jacobian,
+    may_be_held,
+    refuse_custom_vjp,
+    refuse_forward_only,
+)
 from hig_optax._jacobian.differentiate import (
     Derivative,
     Differentiator,
@@ -108,8 +113,13 @@ def lay_out(
     ways = []
     for block in residual.blocks:
         r = block.rows.view.size
-        has_rule = block.rows.has_custom_vjp
-        mode = choose_jacobian(jacobian, rows=r, columns=n, has_custom_vjp=has_rule)
+        mode = choose_jacobian(
+            jacobian,
+            rows=r,
+            columns=n,
+            has_custom_vjp=block.rows.has_custom_vjp,
+            is_forward_only=block.rows.is_forward_only,
+        )
         tapped = None
         if mode == "reverse" and block.samples.size is not None:
             tapped = find_taps(block.rows.evaluate, columns, block.samples.example)
@@ -162,6 +172,8 @@ def form_products(
     """Rows, and the products with J, of which nothing is formed."""
     if residual.has_custom_vjp:
         refuse_custom_vjp()
+    if residual.is_forward_only:
+        refuse_forward_only()
     y, J = products(residual, columns, chunk_size=chunk_size, dtype=dtype)
     if residual.spread is None:
         return y, J

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from hig_optax._devices.devices import Devices
 from hig_optax._inputs.batch import Samples, split_batch
 from hig_optax._inputs.columns import Columns
-from hig_optax._inputs.residual import Rows, trace_rows
+from hig_optax._inputs.residual import Rows, explained, trace_rows
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.shared import Spread
 from hig_optax._types import ResidualFn, Tree
@@ -101,6 +101,11 @@ class Residual:
         """Whether a block holds a function with a reverse rule only."""
         return any(b.rows.has_custom_vjp for b in self.blocks)
 
+    @property
+    def is_forward_only(self) -> bool:
+        """Whether a block holds something with a forward rule only."""
+        return any(b.rows.is_forward_only for b in self.blocks)
+
     def own(self, parts: tuple[Array, ...], chunk_size: int | None) -> Float[Array, " r"]:
         """The rows of this device's samples."""
         pieces = [b.evaluate(parts, chunk_size).astype(self.dtype) for b in self.blocks]
@@ -150,18 +155,15 @@ def mapped(fun: Any, xs: Any, size: int | None, chunk_size: int | None) -> Any:
 
 def _trace(residual_fn: ResidualFn, columns: Columns, samples: Samples, name: str | None) -> Rows:
     def residual(parts: tuple[jax.Array, ...], entries: tuple[Any, ...]) -> Tree:
-        return residual_fn(columns.rebuild(parts), samples.assemble(entries))
+        params, sample = columns.rebuild(parts), samples.assemble(entries)
+        with explained(sample, is_whole=samples.size is None, is_one_vector=columns.is_one_vector):
+            return residual_fn(params, sample)
 
     try:
         return trace_rows(residual, columns.parts, samples.example)
     except Exception as error:
         if name is not None:
             error.add_note(f"This is residual_fn[{name!r}].")
-        if columns.is_one_vector:
-            raise ValueError(
-                "residual_fn failed on params that are one flat vector. If optax.flatten is wrapped around "
-                "this transformation, remove it: residual_fn needs the parameters in their own structure."
-            ) from error
         raise
 
 

@@ -225,7 +225,11 @@ def _jacobian(
         return y, y
 
     mode = choose_jacobian(
-        "auto", rows=physics.view.size, columns=u.size, has_custom_vjp=physics.has_custom_vjp
+        "auto",
+        rows=physics.view.size,
+        columns=u.size,
+        has_custom_vjp=physics.has_custom_vjp,
+        is_forward_only=physics.is_forward_only,
     )
     derivative = jax.jacrev if mode == "reverse" else jax.jacfwd
     A, y = derivative(evaluate, has_aux=True)(u)

@@ -262,7 +262,7 @@ def _layout(settings: Settings, call: _Call) -> _Layout:
                 mode=at.ways[0].mode,
                 number=at.number,
                 may_chunk_products=any(way.block.samples.size for way in at.ways),
-                has_custom_vjp=at.residual.has_custom_vjp,
+                has_custom_vjp=at.residual.has_custom_vjp or at.residual.is_forward_only,
                 devices=1 if devices is None else devices.number,
             )
         )
