@@ -79,7 +79,9 @@ def test_the_basis_stays_where_the_factors_do():
             bases.append(state[0].moments.bases)
     for first, last in zip(bases[0], bases[-1], strict=True):
         # Of rank 3 at most: the fourth vector on the left belongs to no singular value, but to the others.
-        np.testing.assert_allclose(np.abs(np.asarray(first).T @ np.asarray(last)), np.eye(len(last)), atol=1e-7)
+        np.testing.assert_allclose(
+            np.abs(np.asarray(first).T @ np.asarray(last)), np.eye(len(last)), atol=1e-7
+        )
 
 
 def test_a_vector_takes_the_step_of_adam():
