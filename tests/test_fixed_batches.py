@@ -7,7 +7,10 @@ import optax
 import pytest
 
 import hig_optax
+from hig_optax._jacobian.algebra import Dense
+from hig_optax._optimizers import fixed
 from hig_optax._optimizers.control import FIXED_AFTER, count_repeats
+from hig_optax._solvers import cholesky, gram
 
 X = jnp.linspace(-1.0, 1.0, 24)
 
@@ -57,8 +60,8 @@ def test_it_is_solved_to_rounding(neurons):
         w = start(0, neurons, jnp.float64)
         _, found = run(hig_optax.adaptive_hig(residual), w, same(150, jnp.float64))
         # As the settings for batches that change have it, and no acceleration.
-        fixed = {"exponent": -0.5, "momentum": 0.0, "max_relative_step": None, "patience": None}
-        opt = hig_optax.adaptive_hig(residual, **fixed)
+        changing = {"exponent": -0.5, "momentum": 0.0, "max_relative_step": None, "patience": None}
+        opt = hig_optax.adaptive_hig(residual, **changing)
         _, before = run(opt, w, same(150, jnp.float64))
         found, before = jax.device_get((found, before))
     assert np.all(np.diff(found.loss) <= 0), "no step raises the loss"
@@ -136,3 +139,50 @@ def test_residuals_without_forward_rule_are_not_accelerated():
 def test_repeats(repeats, loss, expected, number, found):
     arguments = jnp.int32(repeats), jnp.float32(loss), jnp.float32(expected), jnp.int32(number)
     assert count_repeats(*arguments) == found
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("neurons", [8, 40], ids=["m > n", "m < n"])
+def test_without_singular_values_the_steps_are_the_same(neurons, dtype, monkeypatch):
+    def first(number):
+        return run(hig_optax.adaptive_hig(residual), start(0, neurons, dtype), same(number, dtype))[
+            1
+        ]
+
+    with jax.enable_x64(dtype == jnp.float64):
+        by_eigenvectors = jax.device_get(first(8))
+        monkeypatch.setattr(fixed, "LONG_SIDE", 1)
+        by_cholesky = jax.device_get(first(8))
+    # Steps magnify the rounding of J, in float32 1e-7 at a condition of some hundreds.
+    tolerance = 2e-2 if dtype == jnp.float32 else 1e-6
+    np.testing.assert_allclose(by_cholesky.loss, by_eigenvectors.loss, rtol=tolerance)
+    np.testing.assert_allclose(by_cholesky.damping, by_eigenvectors.damping, rtol=1e-6)
+    np.testing.assert_array_equal(by_cholesky.spectrum.rank[FIXED_AFTER:], -1)
+    assert np.all(by_cholesky.spectrum.rank[:FIXED_AFTER] > 0)
+    assert np.all(by_cholesky.spectrum.agreement > 0.999)
+    assert np.all(by_cholesky.spectrum.condition[FIXED_AFTER:] > 1)
+
+
+def test_a_matrix_that_is_not_definite_in_rounding_is_damped_more():
+    with jax.enable_x64(True):
+        J = Dense(jnp.ones((5, 9)))
+        condensed = gram.condense(J, jnp.zeros(9), jnp.ones(5), None)
+        damped = jax.jit(cholesky.factorise)(condensed, jnp.float64(1e-18))
+        found = cholesky.inverse_of(J, damped)(jnp.ones(5))
+    assert damped.is_finite
+    np.testing.assert_allclose(found, np.full(9, 1 / 9), rtol=1e-6)  # the pseudo-inverse
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_jacobian_that_is_not_finite_moves_nothing(bad, monkeypatch):
+    monkeypatch.setattr(fixed, "LONG_SIDE", 1)
+    opt = hig_optax.adaptive_hig(residual)
+    w = start(0, 8, jnp.float32)
+    state = opt.init(w)._replace(repeats=jnp.int32(5), num_updates=jnp.int32(5))
+    spoilt = w | {"a": w["a"].at[0].set(bad)}
+    grads = jax.grad(loss_fn)(w, X)
+    updates, after = jax.jit(opt.update)(grads, state, spoilt, batch=X)
+    assert not any(np.any(x) for x in jax.tree.leaves(updates))
+    assert not after.spectrum.is_finite
+    assert after.damping == state.damping
+    assert after.repeats == 0

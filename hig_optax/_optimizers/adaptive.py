@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,9 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
-from hig_optax._float64 import norm
 from hig_optax._inputs.call import optimized_columns, size_and_dtype
-from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import NOT_PASSED, Settings, are_finite, check_number, checked_rate
 from hig_optax._inputs.states import check_state
 from hig_optax._optimizers.control import (
@@ -27,15 +25,12 @@ from hig_optax._optimizers.control import (
     share_within,
     shorten_until_lower,
 )
+from hig_optax._optimizers.fixed import find_step
+from hig_optax._optimizers.model import model_of
 from hig_optax._optimizers.report import blank, report
 from hig_optax._planning.planning import settled
 from hig_optax._solvers.formula import Scaling
-from hig_optax._solvers.step import (
-    Linearised,
-    direction_from,
-    linearise,
-    loss_of_rows,
-)
+from hig_optax._solvers.step import linearise
 from hig_optax._types import (
     AxisName,
     JacobianMode,
@@ -362,7 +357,7 @@ def adaptive_hig(
         columns = optimized_columns(settings, params, batch, all_params)
         sized = settled(dataclasses.replace(settings, **numbers["settings"]), given, devices)
         at = linearise(sized, columns, batch, devices)
-        model, work = _model(loss_fn, at), at.dtype
+        model, work = model_of(loss_fn, at), at.dtype
         expected = jnp.where(state.accepted, state.trial_loss, state.loss)
         repeats = count_repeats(state.repeats, model.loss, expected, state.num_updates)
         is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov")
@@ -374,24 +369,16 @@ def adaptive_hig(
             momentum=jnp.asarray(recipe.momentum, work),
         )
         gradient = columns.gradient(updates, work)
-        found = direction_from(
+        found, path = find_step(
             dataclasses.replace(sized, exponent=recipe.exponent),
             at,
+            columns,
             gradient,
-            model.cotangent.astype(work),
+            model,
             scaling,
+            is_fixed if is_accelerated else None,
         )
         assert found.agreement is not None
-        assert found.slope is not None
-        assert found.curvature is not None
-        path = Path(found.direction, jnp.zeros_like(found.direction), found.slope, found.curvature)
-        inverse = found.inverse if is_accelerated else None
-        if inverse is not None and not at.residual.has_custom_vjp:
-            path = jax.lax.cond(
-                is_fixed & found.is_finite,
-                lambda: fixed_path(at, columns, inverse, model, scaling, sized.chunk_size),
-                lambda: path,
-            )
         slope, curvature = path.slope, path.curvature
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(path.step))
@@ -478,50 +465,6 @@ def adaptive_hig(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-# A loss whose second derivative along its gradient is less than this share of that of its square is straight.
-STRAIGHT = 1e-3
-
-
-class _Model(NamedTuple):
-    """The loss of a batch as a function of its rows, to second order at the rows y."""
-
-    loss: Float[Array, ""]
-    cotangent: Float[Array, " m"]
-    curvature: Float[Array, ""]
-    """Second derivative along the cotangent."""
-    decrease: Callable[[Float[Array, " m"]], Float[Array, ""]]
-    """``new rows -> loss(y) - loss(new rows)``, not finite where the new rows are not."""
-
-
-def _model(loss_fn: LossFn | None, at: Linearised) -> _Model:
-    y = at.y
-    if loss_fn is not None:
-        loss_at = loss_of_rows(loss_fn, at)
-        loss, g = jax.value_and_grad(loss_at)(y)
-        length = norm(g)
-        unit = g / jnp.where(length > 0, length, 1)
-        # Reverse over reverse: a loss may hold a function without forward rule.
-        curved = jax.grad(lambda y: jnp.vdot(jax.grad(loss_at)(y), unit, precision="highest"))(y)
-        curvature = jnp.vdot(unit, curved, precision="highest")
-        # A norm is straight along its rows, up to rounding of either sign. Its square has the same minimum,
-        # and (L²/2)'' / L = L'' + ‖g‖²/L. A loss that is not positive may be the log of a sum of squares.
-        is_positive, size = loss > 0, norm(y)
-        of_square = length * (length / jnp.where(is_positive, loss, 1))
-        of_rows = jnp.vdot(g, y / jnp.where(size > 0, size, 1), precision="highest")
-        bent = jnp.where(is_positive, of_square, of_rows / jnp.where(size > 0, size, 1))
-        curvature = jnp.where(curvature > STRAIGHT * bent, curvature, bent)
-        return _Model(loss, g, curvature, lambda new: loss - loss_at(new))
-
-    scale = 1 / (at.residual.num_samples or 1)
-
-    def decrease(new: Array) -> Array:
-        # Not as a difference of two sums, which would carry the rounding of the sums.
-        return scale / 2 * jnp.sum((y - new) * (y + new))
-
-    loss = scale / 2 * jnp.sum(jnp.square(y))
-    return _Model(loss, scale * y, jnp.full((), scale, y.dtype), decrease)
-
-
 def _decide(
     chosen: Mapping[str, Any], is_fixed: Bool[Array, ""], *, rows: int, columns: int
 ) -> _Recipe:
@@ -541,61 +484,3 @@ def _decide(
 def _along(factor: Array, step: Array, half: Array) -> Array:
     """The point of the path -f·step - f²·half at a factor f = -`factor`, to second order along the loss."""
     return factor * step - jnp.square(factor) * half
-
-
-# An acceleration is used only where it is no more than this share of the step.
-MOST_ACCELERATION = 0.75
-
-
-class Path(NamedTuple):
-    """Where a step leads: -f·step - f²·half after a share f of it."""
-
-    step: Float[Array, " n"]
-    half: Float[Array, " n"]
-    """Half of the acceleration."""
-    slope: Float[Array, ""]
-    curvature: Float[Array, ""]
-    """See `hig_optax._solvers.formula.Direction`."""
-
-
-def fixed_path(
-    at: Linearised,
-    columns: Columns,
-    inverse: Callable[[Array], Array],
-    model: "_Model",
-    scaling: Scaling,
-    chunk_size: int | None,
-) -> Path:
-    """The step on a batch that stays the same: Levenberg-Marquardt with momentum and acceleration.
-
-    The step p + J⁺(ρ - J p) minimises ‖ρ - J·step‖² + λ‖step - p‖², with p = μ·previous and ρ = g/h, and J⁺
-    the damped inverse. Along it the rows bend: r'' = ∂²y(θ - ε·step)/∂ε², and a/2 with a = J⁺r'' takes that
-    out, for one more forward pass by tangents of tangents, and no decomposition. Where 2‖a‖ exceeds 3/4 of
-    the step, second order says nothing, and there is no a.
-
-    References:
-        Transtrum and Sethna, Improvements to the Levenberg-Marquardt algorithm for nonlinear least-squares
-        minimization, arXiv:1201.5885 (2012): geodesic acceleration, and the bound on it.
-    """
-    h = scaling.curvature
-    g = model.cotangent.astype(at.dtype)
-    rho = jnp.where(h > 0, g / jnp.where(h > 0, h, 1), 0)
-    if scaling.previous is None:
-        step = inverse(rho)
-    else:
-        p = scaling.momentum * scaling.previous
-        step = p + inverse(rho - at.J.matvec(p))
-    tangent = columns.split(step)
-
-    def slope(parts: tuple[Array, ...]) -> Array:
-        return jax.jvp(lambda p: at.residual.evaluate(p, chunk_size), (parts,), (tangent,))[1]
-
-    change, bent = jax.jvp(slope, (columns.parts,), (tangent,))
-    a, change = inverse(bent.astype(at.dtype)), change.astype(at.dtype)
-    is_small = 2 * norm(a) <= MOST_ACCELERATION * norm(step)
-    return Path(
-        step,
-        jnp.where(is_small, a / 2, 0),
-        jnp.vdot(g, change, precision="highest"),
-        jnp.where(h > 0, h, 0) * jnp.sum(jnp.square(change)),
-    )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hig_optax._jacobian.algebra import Dense, Jacobian
+from hig_optax._jacobian.strips import Condensed
 from hig_optax._solvers import gram, svd
 from hig_optax._solvers.formula import Direction, Numbers, RowBlocks, Scaling
 from hig_optax._types import Scalar
@@ -25,6 +26,7 @@ def half_inverse_direction(
     solver: Literal["svd", "gram"],
     scaling: Scaling | None = None,
     row_blocks: RowBlocks = (),
+    condensed: Condensed | None = None,
 ) -> Direction:
     """Direction V f(Σ) Uᵀ g for the Jacobian J = U Σ Vᵀ, f(σ) = σ(σ²+λ)^((κ-1)/2) on kept σ.
 
@@ -52,6 +54,7 @@ def half_inverse_direction(
         scaling: If given, the result is a step of its own length, t·V f(Σ) Uᵀ g + p: t minimises the model of
             the loss, and p is what is left of the previous step outside of the rows. Needs `cotangent`.
         row_blocks: Names and numbers of rows of the blocks that `Direction.shares` tells of.
+        condensed: For ``"gram"``: what `gram.condense` has made of J already.
 
     Returns:
         A `Direction`, real numbers in the dtype of J, `agreement` None without `cotangent`. If anything that
@@ -65,5 +68,6 @@ def half_inverse_direction(
     J = Dense(J) if isinstance(J, jax.Array) else J
     numbers = Numbers(*(jnp.asarray(x, J.dtype) for x in (exponent, rtol, atol, damping)))
     keywords: dict[str, Any] = {"scaling": scaling, "row_blocks": row_blocks, "max_rank": max_rank}
-    find = gram.direction if solver == "gram" else svd.direction
-    return find(J, gradient, cotangent, numbers, **keywords)
+    if solver == "gram":
+        return gram.direction(J, gradient, cotangent, numbers, condensed=condensed, **keywords)
+    return svd.direction(J, gradient, cotangent, numbers, **keywords)

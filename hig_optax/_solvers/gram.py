@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from hig_optax._float64 import Wide, dot, float64_island
 from hig_optax._jacobian.algebra import Jacobian
+from hig_optax._jacobian.strips import Condensed
 from hig_optax._solvers.formula import (
     Coordinates,
     Direction,
@@ -49,6 +50,21 @@ class Eigen(NamedTuple):
     """Whether J is finite."""
 
 
+def condense(
+    J: Jacobian,
+    gradient: Float[Array, " n"],
+    cotangent: Float[Array, " m"] | None,
+    previous: Float[Array, " n"] | None,
+) -> Condensed:
+    """The Gram matrix of J, and the images of those vectors of a step that belong to its long side."""
+    by_rows = J.shape[0] <= J.shape[1]
+    long = [gradient if cotangent is None else None, previous] if by_rows else [cotangent]
+    asked = [x.astype(J.dtype) for x in long if x is not None]
+    side = J.shape[1] if by_rows else J.shape[0]
+    X = jnp.stack(asked, axis=1) if asked else jnp.zeros((side, 0), J.dtype)
+    return J.condense(X, by_rows=by_rows)
+
+
 def direction(
     J: Jacobian,
     gradient: Float[Array, " n"],
@@ -58,19 +74,16 @@ def direction(
     max_rank: int | None,
     scaling: Scaling | None = None,
     row_blocks: RowBlocks = (),
+    condensed: Condensed | None = None,
 ) -> Direction:
-    """The direction V f(Σ) Uᵀ g, see `hig_optax._solvers.direction`.
+    """The direction V f(Σ) Uᵀ g, see `hig_optax._solvers.direction`; of a J that was condensed, from that.
 
     The long side's vectors are never formed: Vᵀx = Σ⁻¹ Uᵀ J x and V c = Jᵀ U Σ⁻¹ c where J has no more rows
     than columns.
     """
     by_rows = J.shape[0] <= J.shape[1]
     previous = None if scaling is None else scaling.previous
-    long = [gradient if cotangent is None else None, previous] if by_rows else [cotangent]
-    asked = [x for x in long if x is not None]
-    side = J.shape[1] if by_rows else J.shape[0]
-    X = jnp.stack(asked, axis=1) if asked else jnp.zeros((side, 0), J.dtype)
-    condensed = J.condense(X.astype(J.dtype), by_rows=by_rows)
+    condensed = condense(J, gradient, cotangent, previous) if condensed is None else condensed
     eps = float(jnp.finfo(J.dtype).eps)
 
     def compute(

@@ -14,6 +14,7 @@ from hig_optax._jacobian.algebra import Jacobian
 from hig_optax._jacobian.choices import DEFAULT_MATVECS, choose_solver, exact_solver
 from hig_optax._jacobian.form import Layout, form, form_products, lay_out
 from hig_optax._jacobian.rows import Residual, residual_of
+from hig_optax._jacobian.strips import Condensed
 from hig_optax._solvers.direction import half_inverse_direction
 from hig_optax._solvers.formula import Direction, Scaling
 from hig_optax._solvers.subspace import krylov_direction, krylov_step
@@ -115,6 +116,7 @@ def direction_from(
     gradient: Float[Array, " n"],
     cotangent: Float[Array, " m"] | None,
     scaling: Scaling | None = None,
+    condensed: Condensed | None = None,
 ) -> Direction:
     """The direction, or with `scaling` a step, by the solver for which the rows were linearised.
 
@@ -140,7 +142,13 @@ def direction_from(
             found = krylov_step(at.J, gradient, cotangent, scaling, **keywords)
     else:
         found = half_inverse_direction(
-            at.J, gradient, cotangent, solver=at.solver, scaling=scaling, **keywords
+            at.J,
+            gradient,
+            cotangent,
+            solver=at.solver,
+            scaling=scaling,
+            condensed=condensed,
+            **keywords,
         )
     return found._replace(is_finite=found.is_finite & jnp.all(jnp.isfinite(at.y)))
 

@@ -1,0 +1,137 @@
+"""Steps on one batch: scaled half-inverse ones, and on a batch that stays the same accelerated ones."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from hig_optax._float64 import norm
+from hig_optax._inputs.columns import Columns
+from hig_optax._inputs.settings import Settings
+from hig_optax._optimizers.model import Model
+from hig_optax._solvers import cholesky, gram
+from hig_optax._solvers.formula import Direction, Scaling
+from hig_optax._solvers.step import Linearised, direction_from
+
+# Shortest side of J from which on the singular values of a fixed batch are not worth their price: the
+# eigenvectors of 1000 rows take ten times as long as a Cholesky factor of them.
+LONG_SIDE = 512
+
+# An acceleration is used only where it is no more than this share of the step.
+MOST_ACCELERATION = 0.75
+
+
+class Path(NamedTuple):
+    """Where a step leads: -f·step - f²·half after a share f of it."""
+
+    step: Float[Array, " n"]
+    half: Float[Array, " n"]
+    """Half of the acceleration."""
+    slope: Float[Array, ""]
+    curvature: Float[Array, ""]
+    """See `hig_optax._solvers.formula.Direction`."""
+
+
+def accelerated_path(
+    at: Linearised,
+    columns: Columns,
+    inverse: Callable[[Array], Array],
+    g: Float[Array, " m"],
+    scaling: Scaling,
+    chunk_size: int | None,
+) -> Path:
+    """The step on a batch that stays the same: Levenberg-Marquardt with momentum and acceleration.
+
+    The step p + J⁺(ρ - J p) minimises ‖ρ - J·step‖² + λ‖step - p‖², with p = μ·previous and ρ = g/h, and J⁺
+    the damped inverse. Along it the rows bend: r'' = ∂²y(θ - ε·step)/∂ε², and a/2 with a = J⁺r'' takes that
+    out, for one more forward pass by tangents of tangents, and no decomposition. Where 2‖a‖ exceeds 3/4 of
+    the step, second order says nothing, and there is no a.
+
+    References:
+        Transtrum and Sethna, Improvements to the Levenberg-Marquardt algorithm for nonlinear least-squares
+        minimization, arXiv:1201.5885 (2012): geodesic acceleration, and the bound on it.
+    """
+    h = scaling.curvature
+    rho = jnp.where(h > 0, g / jnp.where(h > 0, h, 1), 0)
+    if scaling.previous is None:
+        step = inverse(rho)
+    else:
+        p = scaling.momentum * scaling.previous
+        step = p + inverse(rho - at.J.matvec(p))
+    tangent = columns.split(step)
+
+    def slope(parts: tuple[Array, ...]) -> Array:
+        return jax.jvp(lambda p: at.residual.evaluate(p, chunk_size), (parts,), (tangent,))[1]
+
+    change, bent = jax.jvp(slope, (columns.parts,), (tangent,))
+    a, change = inverse(bent.astype(at.dtype)), change.astype(at.dtype)
+    is_small = 2 * norm(a) <= MOST_ACCELERATION * norm(step)
+    return Path(
+        step,
+        jnp.where(is_small, a / 2, 0),
+        jnp.vdot(g, change, precision="highest"),
+        jnp.where(h > 0, h, 0) * jnp.sum(jnp.square(change)),
+    )
+
+
+def find_step(
+    settings: Settings,
+    at: Linearised,
+    columns: Columns,
+    gradient: Float[Array, " n"],
+    model: Model,
+    scaling: Scaling,
+    is_fixed: Bool[Array, ""] | None,
+) -> tuple[Direction, Path]:
+    """What is seen of J, and where the step leads.
+
+    Args:
+        settings: With an exponent and the cuts.
+        at: The rows, linearised.
+        columns: The parameters.
+        gradient: (n,), what the user's gradient is in their order.
+        model: Of the loss.
+        scaling: Damping, momentum and the previous step.
+        is_fixed: Whether the batch is known to stay the same; None where that is not to change the step.
+    """
+    g = model.cotangent.astype(at.dtype)
+    may_accelerate = is_fixed is not None and not at.residual.has_custom_vjp
+    is_long = min(at.J.shape) >= LONG_SIDE
+    condensed = None
+    if may_accelerate and is_long and at.solver == "gram":
+        condensed = gram.condense(at.J, gradient, g, scaling.previous)
+
+    def changing() -> tuple[Direction, Path]:
+        found = direction_from(settings, at, gradient, g, scaling, condensed)
+        assert found.slope is not None
+        assert found.curvature is not None
+        none = jnp.zeros_like(found.direction)
+        return found, Path(found.direction, none, found.slope, found.curvature)
+
+    if is_fixed is None or not may_accelerate:
+        return changing()
+
+    def accelerated(inverse: Callable[[Array], Array]) -> Path:
+        return accelerated_path(at, columns, inverse, g, scaling, settings.chunk_size)
+
+    if condensed is None:
+        found, path = changing()
+        inverse = found.inverse
+        if inverse is None:
+            return found, path
+        use = is_fixed & found.is_finite
+        return found, jax.lax.cond(use, lambda: accelerated(inverse), lambda: path)
+
+    def solved() -> tuple[Direction, Path]:
+        damped = cholesky.factorise(condensed, scaling.relative_damping)
+        path = accelerated(cholesky.inverse_of(at.J, damped))
+        return cholesky.told(at.J, damped, gradient, g, at.residual.sizes), path
+
+    def decomposed() -> tuple[Direction, Path]:
+        found, path = changing()
+        return found._replace(slope=None, curvature=None, inverse=None), path
+
+    found, path = jax.lax.cond(is_fixed, solved, decomposed)
+    return found._replace(is_finite=found.is_finite & jnp.all(jnp.isfinite(at.y))), path
