@@ -327,7 +327,8 @@ def _shared(layout: Layout) -> tuple[Float[Array, " m"], Jacobian]:
                 piece = spread.over.exchanged(_written([found[i]], layout.plain))
             pieces.append(piece[: way.block.size])
         columns = layout.columns_of(layout.plain)
-        most = None
+        # Strips are held beside J: where it is shared to save memory, an eighth of it at a time.
+        most = max(64, layout.residual.size // 8)
         if in_chunks:
             r = max(way.block.rows.view.size for way in layout.ways)
             most = spread.over.number * (layout.chunk_size or 1) * r
