@@ -35,7 +35,10 @@ def in_many_strips(rng, dtype):
 
 
 def outer(rng, dtype):
-    return Outer((factors(3, 2, 2, dtype), factors(7, 1, 1, dtype, 1)))
+    blocks = factors(3, 2, 2, dtype), factors(7, 1, 1, dtype, 1)
+    if isinstance(rng, Zeros):
+        blocks = tuple(f._replace(a=0 * f.a) for f in blocks)
+    return Outer(blocks)
 
 
 def beside(rng, dtype):
@@ -174,3 +177,22 @@ def test_the_unit_shows_what_is_not_finite(bad):
     for J in spoilt:
         X = jnp.zeros((J.shape[1], 0))
         assert not np.isfinite(as_float64(J.condense(X, by_rows=True).unit))
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k is not products], ids=lambda f: f.__name__)
+def test_of_zeros_the_unit_is_a_number_to_divide_by(kind):
+    J = kind(Zeros(), jnp.float32)
+    sides = [True] if kind in (outer, beside) else [True, False]
+    for by_rows in sides:
+        X = jnp.zeros((J.shape[1 if by_rows else 0], 1))
+        gram, image, unit = (as_float64(x) for x in J.condense(X, by_rows=by_rows))
+        assert not gram.any()
+        assert not image.any()
+        assert unit == 1
+
+
+class Zeros:
+    """In place of a generator."""
+
+    def normal(self, size):
+        return np.zeros(size)

@@ -52,7 +52,7 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class SharedRows(Jacobian):
-    """J of which each device has the rows of its own samples; solvers decompose it where m > n."""
+    """J of which each device has the rows of its own samples; it is condensed where m > n."""
 
     own: Jacobian
     """Zero where they are padding."""
@@ -149,26 +149,10 @@ class SharedColumns(Jacobian):
 
 
 @dataclasses.dataclass(frozen=True)
-class SharedOuter(Jacobian):
+class SharedOuter(SharedRows):
     """J of a dense layer with m <= n, of which each device has the factors of its own samples."""
 
     own: Outer
-    spread: Spread
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(m, n)."""
-        return sum(self.spread.total), self.own.shape[1]
-
-    @property
-    def dtype(self) -> Any:
-        """Dtype of the factors."""
-        return self.own.dtype
-
-    @property
-    def devices(self) -> Devices:
-        """Those that share J."""
-        return self.spread.over
 
     def condense(self, X: Float[Array, "q k"], *, by_rows: bool) -> Condensed:
         """Each device's rows of it, after it has heard of the others' factors."""
@@ -193,22 +177,6 @@ class SharedOuter(Jacobian):
             return Condensed(Wide(sums[0]), Wide(sums[1]), Wide(unit))
 
         return condensed(self.own.blocks, everyone, X)
-
-    def pull(self, W: Wide) -> Wide:
-        """Jᵀ W, summed over the devices."""
-        return added_up(self.own.pull(Wide(self.spread.take(W.data))), self.devices)
-
-    def matrix(self) -> Float[Array, "r n"]:
-        """This device's rows; only the Gram solver keeps factors, and it does not ask."""
-        return self.own.matrix()
-
-    def matvec(self, x: Float[Array, " n"]) -> Float[Array, " m"]:
-        """``x -> J x``."""
-        return self.spread.gather(self.own.matvec(x))
-
-    def rmatvec(self, w: Float[Array, " m"]) -> Float[Array, " n"]:
-        """``w -> Jᵀ w``."""
-        return self.devices.sum(self.own.rmatvec(self.spread.take(w)))
 
     def _everyone(self) -> tuple[Factors, ...]:
         whole: Sequence[Factors] = [

@@ -166,7 +166,7 @@ def condensed_across(S: Strips, W: Float[Array, "p k"]) -> Condensed:
     shapes = ((S.length, S.length), (S.length, W.shape[1]), ())
     start = Condensed(*(Wide.zeros(shape) for shape in shapes))
     sums, _ = jax.lax.scan(body, start, (S.indices, S.padded(W)))
-    return sums
+    return sums._replace(unit=float64_island(lambda unit: Wide(or_one(unit)))(sums.unit))
 
 
 def pulled_along(S: Strips, W: Wide) -> Wide:

@@ -391,24 +391,19 @@ def adaptive_hig(
         least_damping = jnp.asarray(recipe.min_relative_damping, state.damping.dtype)
         least_damping = jnp.where(jnp.isfinite(least_damping), least_damping, 0)
         if progress is not None and recipe.patience is not None:
+            # A fixed batch says nothing of progress: that stays as it was, and steps are whole.
+            is_idle = is_fixed & isinstance(patience, str)
             seen = progress.seen(model.loss, recipe.patience)
-            if isinstance(
-                patience, str
-            ):  # on a fixed batch, which says nothing of progress, as it was
-                seen = jax.tree.map(lambda new, old: jnp.where(is_fixed, old, new), seen, progress)
-            progress = seen
-            factor = (
-                jnp.where(is_fixed, 1, seen.factor) if isinstance(patience, str) else seen.factor
-            )
-            rate *= factor.astype(work)
-            least_damping = seen._replace(factor=factor).least_damping(least_damping)
+            progress = jax.tree.map(lambda new, old: jnp.where(is_idle, old, new), seen, progress)
+            used = progress._replace(factor=jnp.where(is_idle, 1, progress.factor))
+            rate *= used.factor.astype(work)
+            least_damping = used.least_damping(least_damping)
         step_norm = jnp.abs(rate) * jnp.linalg.norm(step)
         share, is_cut = jnp.ones((), work), jnp.zeros((), bool)
         if recipe.max_relative_step is not None:
             size = jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(work))) for x in columns.parts))
             bound = jnp.asarray(recipe.max_relative_step, work) * jnp.maximum(size, 1)
-            if isinstance(max_relative_step, str):
-                bound = jnp.where(is_fixed, jnp.inf, bound)
+            bound = jnp.where(is_fixed & isinstance(max_relative_step, str), jnp.inf, bound)
             share, is_cut = share_within(step_norm, bound)
 
         trial, reach = shorten_until_lower(
@@ -443,7 +438,7 @@ def adaptive_hig(
         new, is_finite = columns.replace(
             columns.zeros(updates), _along(-rate * share, step, half), is_finite
         )
-        taken = share * (step - rate * share * half)
+        taken = share * (step + rate * share * half)
         dtype, previous = columns.view.highest_dtype, state.previous
         if previous is not None:
             previous = jnp.where(is_usable, taken.astype(dtype), previous)

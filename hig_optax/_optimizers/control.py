@@ -36,9 +36,9 @@ SHORT_AVERAGE = 1 / 5
 
 # A batch counts as fixed once so many steps in a row have found the loss that the one before had left: up to
 # sqrt(ε) of it, what its rounding leaves of a difference that fell by a few decades. Of batches that change,
-# one in a thousand does so by chance, in float32. Then up to 5 % of it: near the end the rows themselves are
-# rounding, while that of new samples is rarely so close.
-FIXED_AFTER, STILL_FIXED = 2, 0.05
+# one in a thousand does so by chance, in float32. Then up to 1 % of it: near the end the rows themselves are
+# rounding. Of new samples on which the network does as well the loss may be that close, for a step.
+FIXED_AFTER, STILL_FIXED = 2, 0.01
 
 
 def count_repeats(

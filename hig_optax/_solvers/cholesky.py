@@ -1,6 +1,5 @@
 """Damped steps at κ = -1 from a Cholesky factor of the Gram matrix, without singular values."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from hig_optax._float64 import Wide, float64_island
 from hig_optax._jacobian.algebra import Jacobian
 from hig_optax._jacobian.strips import Condensed
 from hig_optax._solvers.formula import Direction, RowBlocks, cosine
+from hig_optax._solvers.gram import damped_inverse
 
 # From one damping that leaves the matrix indefinite in rounding to the next, and how often that is tried.
 RAISED, TRIALS = 4.0, 8
@@ -63,19 +63,12 @@ def factorise(condensed: Condensed, relative_damping: Float[Array, ""]) -> Dampe
 
 
 def inverse_of(J: Jacobian, damped: Damped) -> Callable[[Float[Array, " m"]], Float[Array, " n"]]:
-    """``r -> V Σ(Σ²+λ)⁻¹ Uᵀ r``: Jᵀ(JJᵀ+λ)⁻¹ r or (JᵀJ+λ)⁻¹ Jᵀr."""
-    return functools.partial(_inverse, J, damped)
+    """The damped inverse of J, see `damped_inverse`."""
 
+    def solve(b: Array, L: Array) -> Array:
+        return jax.scipy.linalg.cho_solve((L, True), b)
 
-def _inverse(J: Jacobian, damped: Damped, r: Float[Array, " m"]) -> Float[Array, " n"]:
-    by_rows = J.shape[0] <= J.shape[1]
-
-    @float64_island
-    def solved(L: Array, unit: Array, b: Array) -> Wide:
-        return Wide((jax.scipy.linalg.cho_solve((L, True), b / unit) / unit)[:, None])
-
-    found = solved(damped.L, damped.unit, r if by_rows else J.rmatvec(r))
-    return (J.pull(found) if by_rows else found).narrowed(r.dtype)[:, 0]
+    return damped_inverse(J, damped.unit, solve, damped.L)
 
 
 def told(

@@ -1,6 +1,6 @@
 """The direction from the eigenvectors of the Gram matrix of J, on its shorter side, in float64."""
 
-import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -147,24 +147,38 @@ def direction(
     step = told(solved, found, of_rows if by_rows else agreement, shares, scaling)
     if again is None:
         return step
-    return step._replace(inverse=functools.partial(_damped_inverse, J, again, by_rows=by_rows))
+    Q, weights, unit = again
+    by_eigenvectors = lambda b, Q, weights: dot(Q, weights * dot(b, Q))  # noqa: E731
+    return step._replace(inverse=damped_inverse(J, unit, by_eigenvectors, Q, weights))
 
 
-def _damped_inverse(
-    J: Jacobian, again: tuple[Wide, Wide, Wide], r: Float[Array, " m"], *, by_rows: bool
-) -> Float[Array, " n"]:
-    """``r -> V Σ(Σ²+λ)⁻¹ Uᵀ r``: Jᵀ(JJᵀ+λ)⁻¹ r or (JᵀJ+λ)⁻¹ Jᵀr, with the eigenvectors at hand.
+def damped_inverse(
+    J: Jacobian, unit: Wide, solve: Callable[..., Array], *factors: Wide
+) -> Callable[[Float[Array, " m"]], Float[Array, " n"]]:
+    """``r -> V Σ(Σ²+λ)⁻¹ Uᵀ r``: Jᵀ(JJᵀ+λ)⁻¹ r or (JᵀJ+λ)⁻¹ Jᵀr, by a factorisation at hand.
 
     Nothing is cut: no singular value is divided by alone, so that those in the noise of the Gram matrix do
     what the damping lets them.
+
+    Args:
+        J: The Jacobian, whose shorter side is solved on.
+        unit: Of the Gram matrix that was factorised.
+        solve: ``(b, *factors) -> (S Sᵀ + λ)⁻¹ b``, over the square of the unit.
+        factors: What that needs.
     """
+    by_rows = J.shape[0] <= J.shape[1]
 
     @float64_island
-    def solved(Q: Array, weights: Array, unit: Array, b: Array) -> Wide:
-        return Wide((dot(Q, weights * dot(b / unit, Q)) / unit)[:, None])
+    def solved(b: Array, unit: Array, *factors: Array) -> Wide:
+        return Wide((solve(b[:, 0] / unit, *factors) / unit)[:, None])
 
-    found = solved(*again, r if by_rows else J.rmatvec(r))
-    return (J.pull(found) if by_rows else found).narrowed(r.dtype)[:, 0]
+    def inverse(r: Float[Array, " m"]) -> Float[Array, " n"]:
+        b = Wide.of(r[:, None])
+        # Jᵀ in float64 on either side: the factors magnify the rounding of what they are given.
+        found = J.pull(solved(b, unit, *factors)) if by_rows else solved(J.pull(b), unit, *factors)
+        return found.narrowed(r.dtype)[:, 0]
+
+    return inverse
 
 
 def eigen(gram: Float[Array, "r r"], unit: Float[Array, ""]) -> Eigen:

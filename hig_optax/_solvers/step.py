@@ -60,6 +60,7 @@ def layout_of(
         chunk_size=settings.chunk_size,
         dtype=dtype,
         is_condensed=solver == "gram",
+        is_formed=solver != "krylov",
     )
 
 
