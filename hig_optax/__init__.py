@@ -16,4 +16,4 @@ from hig_optax._planning.options import Plan as Plan
 from hig_optax._planning.planning import plan as plan
 from hig_optax._types import Spectrum as Spectrum
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -73,7 +73,7 @@ class Spectrum(NamedTuple):
         >>> w, batch = jnp.ones(2), jnp.ones(1)
         >>> _, state = opt.update(jnp.array([3.0, 4.0]), opt.init(w), w, batch=batch)
         >>> seen = optax.tree.get(state, "spectrum")
-        >>> int(seen.rank), float(seen.singular_values[0]), round(float(seen.captured), 2)
+        >>> int(seen.rank), float(seen.singular_values[0]), round(float(seen.gradient_kept), 2)
         (1, 2.0, 0.36)
     """
 
@@ -93,11 +93,11 @@ class Spectrum(NamedTuple):
     condition: Float[Array, ""]
     """σ₁ over the smallest kept singular value; inf at rank 0."""
 
-    captured: Float[Array, ""]
+    gradient_kept: Float[Array, ""]
     """Share in [0, 1] of the gradient's squared norm that lies in the kept directions, damping left
     aside; 1 for a zero gradient. With `loss_fn` the gradient is Jᵀ ∂loss/∂rows."""
 
-    agreement: Float[Array, ""]
+    gradient_cosine: Float[Array, ""]
     """With `loss_fn`: cosine between the incoming gradient and Jᵀ ∂loss/∂rows, 1 when the loss that was
     differentiated outside is the same. Two zero vectors agree (1), one zero vector does not (0).
     Without `loss_fn` there is nothing to compare: NaN, or 0 in a step compiled under ``jax_debug_nans``."""
@@ -107,7 +107,7 @@ class Spectrum(NamedTuple):
     more products would change nothing, and for solvers that decompose J itself. A large value (say 0.3), or
     a rank equal to `num_matvecs`, says that the subspace is too small for the exact direction."""
 
-    shares: dict[str, Float[Array, ""]]
+    block_shares: dict[str, Float[Array, ""]]
     """Where `residual_fn` is a dict of blocks: how much of the captured gradient x comes through the rows of
     each block, ‖(U Vᵀx)_block‖² / ‖Vᵀx‖² with the kept U and V. They sum to 1, or to 0 for a zero gradient.
     Of blocks that depend on different parameters they are the shares of x there. Otherwise empty."""

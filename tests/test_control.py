@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax._optimizers.control import DAMPED_FACTOR, LOSS_OF_FACTOR, MIN_FACTOR, Progress
+from hig_optax._optimizers.control import DAMPED_FACTOR, LOSS_OF_FACTOR, MIN_FACTOR, Plateau
 
 
 @jax.jit
 def factors(losses, patience):
     """The factor after each of these losses."""
 
-    def body(progress, loss):
-        progress = progress.seen(loss, patience)
-        return progress, progress.factor
+    def body(plateau, loss):
+        plateau = plateau.seen(loss, patience)
+        return plateau, plateau.scale
 
-    return jax.lax.scan(body, Progress.start(jnp.dtype(jnp.float32)), losses)[1]
+    return jax.lax.scan(body, Plateau.start(jnp.dtype(jnp.float32)), losses)[1]
 
 
 NOISE = np.exp(0.3 * np.random.default_rng(0).normal(size=2000)).astype(np.float32)
@@ -48,8 +48,8 @@ def test_it_recovers_and_has_a_floor():
 
 def test_the_least_damping_rises_as_the_factor_falls():
     def at(factor, minimum):
-        progress = Progress.start(jnp.dtype(jnp.float32))._replace(factor=jnp.float32(factor))
-        return progress.least_damping(jnp.float32(minimum))
+        plateau = Plateau.start(jnp.dtype(jnp.float32))._replace(scale=jnp.float32(factor))
+        return plateau.least_damping(jnp.float32(minimum))
 
     np.testing.assert_allclose(at(1.0, 1e-8), 1e-8)
     np.testing.assert_allclose(at(DAMPED_FACTOR**0.5, 1e-8), 1e-4, rtol=1e-5)

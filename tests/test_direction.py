@@ -46,12 +46,12 @@ def test_direction_is_the_formula(solver, with_cotangent, shape, spectrum, expon
         # the gradient ε·(σ₁/σ)^(1-κ) <= 2e-8.
         assert relative_error(found.direction, expected) < (1e-7 if solver == "gram" else 3e-8)
         assert found.rank == np.count_nonzero(s)
-        assert found.captured == pytest.approx(1)
+        assert found.gradient_kept == pytest.approx(1)
         assert found.condition == pytest.approx(s[0] / s[s > 0].min(), rel=1e-6)
         if with_cotangent:
-            assert found.agreement == pytest.approx(1)
+            assert found.gradient_cosine == pytest.approx(1)
         else:
-            assert found.agreement is None
+            assert found.gradient_cosine is None
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_cut_and_damping(solver, with_cotangent, exponent, settings):
         U, s, _ = np.linalg.svd(J)
         energy = (s * (U.T @ g)) ** 2
         rank = int(found.rank)
-        assert found.captured == pytest.approx(energy[:rank].sum() / energy.sum(), rel=1e-9)
+        assert found.gradient_kept == pytest.approx(energy[:rank].sum() / energy.sum(), rel=1e-9)
         # All but max_rank say where the cut was.
         assert rank == (s > float(found.cutoff)).sum() or rank == settings["max_rank"]
 
@@ -152,7 +152,7 @@ def test_zero_jacobian_and_zero_gradient(solver, with_cotangent):
     assert zero.is_finite
     assert zero.rank == 0
     assert zero.condition == np.inf
-    assert zero.captured == 1
+    assert zero.gradient_kept == 1
     np.testing.assert_array_equal(zero.direction, 0)
     flat = compute(
         planted((3, 4), np.ones(3)).astype(np.float32),
@@ -162,7 +162,7 @@ def test_zero_jacobian_and_zero_gradient(solver, with_cotangent):
     )
     assert flat.is_finite
     assert flat.rank == 3
-    assert flat.captured == 1
+    assert flat.gradient_kept == 1
     np.testing.assert_array_equal(flat.direction, 0)
 
 
@@ -185,10 +185,10 @@ def test_agreement_is_the_cosine():
     with jax.enable_x64(True):
         for gradient, expected in [(J.T @ g, 1.0), (-2 * J.T @ g, -1.0), (np.zeros(5), 0.0)]:
             found = compute(J, g, gradient=gradient)
-            assert found.agreement == pytest.approx(expected)
+            assert found.gradient_cosine == pytest.approx(expected)
             np.testing.assert_allclose(found.direction, matrices.direction(J, g, -0.5), atol=1e-12)
         both_zero = compute(J, np.zeros(3), gradient=np.zeros(5))
-        assert both_zero.agreement == 1
+        assert both_zero.gradient_cosine == 1
 
 
 def test_gradient_outside_the_row_space_is_dropped():
@@ -197,7 +197,7 @@ def test_gradient_outside_the_row_space_is_dropped():
     with jax.enable_x64(True):
         found = compute(J, g, gradient=J.T @ g + outside, with_cotangent=False)
         np.testing.assert_allclose(found.direction, matrices.direction(J, g, -0.5), atol=1e-12)
-        assert found.captured == pytest.approx(0.5)
+        assert found.gradient_kept == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("solver", ["svd", "gram"])
@@ -215,10 +215,10 @@ def test_report_and_damping_at_any_scale_in_float32(scale, solver):
             solver=solver,
             max_rank=2,
         )
-        assert found.agreement == pytest.approx(-1, abs=1e-5)
+        assert found.gradient_cosine == pytest.approx(-1, abs=1e-5)
         U, s, _ = np.linalg.svd(J)
         energy = (s * (U.T @ g)) ** 2
-        assert found.captured == pytest.approx(energy[:2].sum() / energy.sum(), rel=1e-4)
+        assert found.gradient_kept == pytest.approx(energy[:2].sum() / energy.sum(), rel=1e-4)
     # With λ far above σ² the direction of κ = -1 is Jᵀg/λ.
     A = (1e-20 * J).astype(np.float32)
     found = compute(A, g.astype(np.float32), damping=1.0, exponent=-1.0, solver=solver)

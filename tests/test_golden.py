@@ -101,7 +101,7 @@ def test_direction_in_float64(name, solver, exact):
             np.testing.assert_allclose(spectrum.singular_values[: values.size], values, rtol=1e-6)
             assert spectrum.is_finite
             if exact:
-                assert spectrum.agreement == pytest.approx(1)
+                assert spectrum.gradient_cosine == pytest.approx(1)
 
 
 @EVERYWHERE
@@ -118,7 +118,7 @@ def test_direction_in_float32_from_the_gradient(name, solver):
         name, jnp.float32, solver, False
     ):
         # The bound in the docstring of scale_by_hig, its ratio of norms taken as one.
-        bound = 10 * eps * spectrum.condition ** (1 - exponent) / spectrum.captured**0.5
+        bound = 10 * eps * spectrum.condition ** (1 - exponent) / spectrum.gradient_kept**0.5
         assert relative_error(direction, reference) < bound
 
 

@@ -86,7 +86,7 @@ def test_exact_once_the_row_space_is_exhausted(with_cotangent, shape, spectrum, 
     tolerance = 1e-9 if with_cotangent else 1e-7
     assert relative_error(found.direction, matrices.direction(J, g, exponent)) < tolerance
     assert found.is_finite
-    assert found.captured == pytest.approx(1, abs=1e-6)
+    assert found.gradient_kept == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("num_matvecs", [3, 8, 12, 13, 16, 24, 40])
@@ -137,7 +137,7 @@ def test_what_lies_outside_the_row_space_is_dropped():
             clean = compute(J, g, k, with_cotangent=False)
             found = compute(J, g, k, with_cotangent=False, gradient=x)
             assert relative_error(found.direction, clean.direction) < 1e-9
-            assert found.captured == pytest.approx(clean.captured / 2, rel=1e-6)
+            assert found.gradient_kept == pytest.approx(clean.gradient_kept / 2, rel=1e-6)
 
 
 def test_unsettled_says_that_the_subspace_is_too_small():
@@ -165,7 +165,7 @@ def test_extreme_units(scale):
     plain = compute(J, g, 30, solver="gram")
     scaled = compute(J * np.float32(scale), g, 30, solver="gram")
     assert scaled.rank == plain.rank == 24
-    assert scaled.agreement == pytest.approx(1, abs=1e-5)
+    assert scaled.gradient_cosine == pytest.approx(1, abs=1e-5)
     assert relative_error(scaled.direction, plain.direction * scale**-0.5) < 1e-5
 
 
@@ -175,7 +175,7 @@ def test_nothing_and_nan():
         still = compute(J, np.zeros(6, np.float32), 4, with_cotangent=with_cotangent, solver="gram")
         assert still.is_finite
         assert not still.direction.any()
-        assert still.captured == 1
+        assert still.gradient_kept == 1
         broken = J.copy()
         broken[2, 3] = np.nan
         found = compute(broken, np.ones(6, np.float32), 4, with_cotangent=with_cotangent)
@@ -215,7 +215,7 @@ def test_as_an_optimizer_it_is_the_exact_one(settings):
     for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8)
     assert state.spectrum.rank == reference.spectrum.rank
-    assert state.spectrum.agreement == pytest.approx(1)
+    assert state.spectrum.gradient_cosine == pytest.approx(1)
     np.testing.assert_allclose(
         state.spectrum.singular_values, reference.spectrum.singular_values, rtol=1e-6, atol=1e-9
     )

@@ -73,10 +73,10 @@ def test_auto_in_a_float64_program_below_what_a_gram_matrix_can(rtol):
 @pytest.mark.parametrize("rtol", [1e-2, 1e-3, 1e-4])
 @pytest.mark.parametrize("solver", ["svd", "gram"])
 def test_documented_bound_of_the_incoming_gradient(solver, rtol, exponent):
-    """error <= 10 ε (σ₁/σ_rank)^(1-κ) / sqrt(captured), as the docstring of scale_by_hig says."""
+    """error <= 10 ε (σ₁/σ_rank)^(1-κ) / sqrt(gradient_kept), as the docstring of scale_by_hig says."""
     s = np.logspace(0, -7, 96)
     kept = s[s > rtol]
     energy = (s * (np.linalg.svd(J)[0].T @ G)) ** 2
-    captured = energy[: kept.size].sum() / energy.sum()
-    bound = 10 * 1.2e-7 * (kept[0] / kept[-1]) ** (1 - exponent) / np.sqrt(captured)
+    gradient_kept = energy[: kept.size].sum() / energy.sum()
+    bound = 10 * 1.2e-7 * (kept[0] / kept[-1]) ** (1 - exponent) / np.sqrt(gradient_kept)
     assert error(jnp.float32, rtol, solver=solver, with_cotangent=False, exponent=exponent) < bound

@@ -179,12 +179,12 @@ def test_the_direction_is_that_of_the_whole_batch(settings):
     # Sums in another order, at a condition of about 20.
     chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-5)
     assert spectrum.rank == whole.rank > 6
-    np.testing.assert_allclose(spectrum.captured, whole.captured, rtol=1e-5)
-    assert whole.shares == {}
-    assert set(spectrum.shares) == set(BLOCKS)
-    np.testing.assert_allclose(sum(spectrum.shares.values()), 1, rtol=1e-5)
+    np.testing.assert_allclose(spectrum.gradient_kept, whole.gradient_kept, rtol=1e-5)
+    assert whole.block_shares == {}
+    assert set(spectrum.block_shares) == set(BLOCKS)
+    np.testing.assert_allclose(sum(spectrum.block_shares.values()), 1, rtol=1e-5)
     expected = shares_by_hand(max_rank=None)
-    for name, share in spectrum.shares.items():
+    for name, share in spectrum.block_shares.items():
         np.testing.assert_allclose(share, expected[name], rtol=1e-3)
 
 
@@ -213,7 +213,7 @@ def shares_by_hand(max_rank):
 def test_shares_are_those_of_what_was_kept():
     _, spectrum = update(BLOCKS, AXES, max_rank=2)
     expected = shares_by_hand(max_rank=2)
-    for name, share in spectrum.shares.items():
+    for name, share in spectrum.block_shares.items():
         np.testing.assert_allclose(share, expected[name], rtol=1e-4)
 
 
@@ -226,11 +226,14 @@ def test_shares_of_blocks_that_share_nothing():
     grads = {"a": jnp.float32(3.0), "b": jnp.float32(-1.0)}
     update = jax.jit(opt.update)
     _, state = update(grads, opt.init(params), params, batch=batch)
-    assert {k: round(float(x), 5) for k, x in state.spectrum.shares.items()} == {"a": 0.9, "b": 0.1}
+    assert {k: round(float(x), 5) for k, x in state.spectrum.block_shares.items()} == {
+        "a": 0.9,
+        "b": 0.1,
+    }
     _, state = update(jax.tree.map(jnp.zeros_like, grads), state, params, batch=batch)
-    assert (state.spectrum.captured, sum(state.spectrum.shares.values())) == (1, 0)
+    assert (state.spectrum.gradient_kept, sum(state.spectrum.block_shares.values())) == (1, 0)
     _, state = update({**grads, "a": jnp.float32(np.nan)}, state, params, batch=batch)
-    assert all(np.isnan(x) for x in state.spectrum.shares.values())
+    assert all(np.isnan(x) for x in state.spectrum.block_shares.values())
 
 
 def test_a_block_of_weight_zero_is_left_out():
@@ -250,7 +253,7 @@ def test_a_block_of_weight_zero_is_left_out():
     expected, expected_spectrum = update(two, *without, grads=grads(two))
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
     assert spectrum.rank == expected_spectrum.rank
-    assert spectrum.shares["boundary"] == 0
+    assert spectrum.block_shares["boundary"] == 0
 
 
 def test_ragged_blocks_train_in_one_compilation():
@@ -288,7 +291,7 @@ def test_ragged_blocks_train_in_one_compilation():
         params, state, value = step(params, state, batch)
         values.append(float(value))
     assert values[-3] < 0.5 * values[0]
-    assert set(state.spectrum.shares) == {"interior", "boundary"}
+    assert set(state.spectrum.block_shares) == {"interior", "boundary"}
 
 
 def bad(error, message, residual_fn=BLOCKS, batch=BATCH, axes=AXES):

@@ -29,15 +29,39 @@ def spring(residual_fn=residual, **settings):
 BLOCKS = {"a": residual, "b": residual}
 W_ONLY = {"w": True, "b": False}
 OTHERS = [
-    (adaptive(momentum=0.0), adaptive(), r"got None in state.previous for \(5,\): momentum was"),
-    (adaptive(), adaptive(momentum=0.0), r"got \(5,\) in state.previous for None: momentum was"),
-    (adaptive(patience=None), adaptive(), "got None in state.progress for .*: patience was"),
-    (adaptive(), adaptive(patience=None), "in state.progress for None: patience was"),
-    (adaptive(spectrum_size=3), adaptive(), r"got \(3,\) .* for \(64,\): spectrum_size was"),
-    (adaptive(mask=W_ONLY), adaptive(), r"got \(3,\) in state.previous for \(5,\).*mask="),
-    (adaptive(BLOCKS), adaptive(), "in state.spectrum.shares for {}: residual_fn, in other blocks"),
-    (spring(mask=W_ONLY), spring(), r"got \(3,\) in state.previous for \(5,\).*mask="),
-    (spring(spectrum_size=3), spring(), r"got \(3,\) .* for \(64,\): spectrum_size was"),
+    (
+        adaptive(momentum=0.0),
+        adaptive(),
+        r"got None in state.momentum for {'b': \[\(2,\)\], 'w': \[\(3,\)\]}: momentum was",
+    ),
+    (
+        adaptive(),
+        adaptive(momentum=0.0),
+        r"got {'b': \[\(2,\)\], 'w': \[\(3,\)\]} in state.momentum for None: momentum was",
+    ),
+    (adaptive(patience=None), adaptive(), "got None in state.plateau for .*: patience was"),
+    (adaptive(), adaptive(patience=None), "in state.plateau for None: patience was"),
+    (
+        adaptive(spectrum_size=3),
+        adaptive(),
+        r"got \[\(3,\)\] .* for \[\(64,\)\]: spectrum_size was",
+    ),
+    (
+        adaptive(mask=W_ONLY),
+        adaptive(),
+        r"got {'b': \[\], 'w': \[\(3,\)\]} in state.momentum for {'b': \[\(2,\)\], 'w': \[\(3,\)\]}.*mask=",
+    ),
+    (
+        adaptive(BLOCKS),
+        adaptive(),
+        "in state.spectrum.block_shares for {}: residual_fn, in other blocks",
+    ),
+    (
+        spring(mask=W_ONLY),
+        spring(),
+        r"got {'b': \[\], 'w': \[\(3,\)\]} in state.momentum for {'b': \[\(2,\)\], 'w': \[\(3,\)\]}.*mask=",
+    ),
+    (spring(spectrum_size=3), spring(), r"got \[\(3,\)\] .* for \[\(64,\)\]: spectrum_size was"),
 ]
 
 
@@ -51,7 +75,8 @@ def test_a_state_of_other_settings(first, second, message):
 def test_a_state_of_other_parameters():
     opt = adaptive(lambda p, s: p["w"] * s["x"])
     with pytest.raises(
-        ValueError, match=r"got \(5,\) in state.previous for \(3,\).*the parameters"
+        ValueError,
+        match=r"got {'b': .* in state.momentum for {'w': \[\(3,\)\]}.*the parameters",
     ):
         opt.update({"w": PARAMS["w"]}, opt.init(PARAMS), {"w": PARAMS["w"]}, batch=BATCH)
 
@@ -70,4 +95,19 @@ def test_numbers_may_change_from_step_to_step():
     _, state = adaptive().update(PARAMS, adaptive().init(PARAMS), PARAMS, batch=BATCH)
     other = adaptive(momentum=0.9, patience=7.0, exponent=-1.0, solver="svd")
     _, state = other.update(PARAMS, state, PARAMS, batch=BATCH)
-    assert state.num_updates == 2
+    assert state.count == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_the_momentum_is_a_tree_like_the_parameters(dtype):
+    """Which Optax's own tools find; in at least float32, so that steps of a bfloat16 are not lost in it."""
+    params = jax.tree.map(lambda x: x.astype(dtype), PARAMS)
+    opt = adaptive(lambda p, s: (jnp.abs(p["w"]).sum() + jnp.abs(p["b"]).sum()) * s["x"])
+    state = opt.init(params)
+    assert jax.tree.structure(state.momentum) == jax.tree.structure(params)
+    ones = optax.tree.map_params(opt, jnp.ones_like, state)
+    raised = "float32" if dtype == "bfloat16" else dtype
+    for leaf, like in zip(jax.tree.leaves(ones.momentum), jax.tree.leaves(params), strict=True):
+        assert (leaf.shape, leaf.dtype) == (like.shape, raised)
+        assert leaf.all()
+    assert ones.damping == state.damping

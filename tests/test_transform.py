@@ -411,7 +411,7 @@ def test_complex_parameters_equal_the_real_version(with_loss_fn):
         updates["z"], jax.lax.complex(expected["re"], expected["im"]), rtol=1e-5
     )
     if with_loss_fn:
-        assert state.spectrum.agreement == pytest.approx(1, abs=1e-6)
+        assert state.spectrum.gradient_cosine == pytest.approx(1, abs=1e-6)
 
 
 def test_complex_gradients_must_be_conjugated():
@@ -487,7 +487,7 @@ def test_debug_nans_does_not_trip_over_the_report():
     opt = hig_optax.hig(0.1, residual)
     with jax.debug_nans(True):
         _, state, _ = jax.jit(lambda p, s: step(opt, p, s, BATCH))(PARAMS, opt.init(PARAMS))
-    assert optax.tree.get(state, "spectrum").agreement == 0
+    assert optax.tree.get(state, "spectrum").gradient_cosine == 0
 
 
 @pytest.mark.devices

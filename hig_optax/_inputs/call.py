@@ -22,14 +22,22 @@ def optimized_columns(settings: Settings, params: Tree, batch: Tree, all_params:
     return Columns.of(params, settings.mask, all_params)
 
 
-def size_and_dtype(settings: Settings, params: Tree) -> tuple[int, Any]:
-    """How many numbers are optimized, and the dtype of a state's: all that `init` takes from parameters.
+def state_dtype(settings: Settings, params: Tree) -> Any:
+    """The dtype of a state's numbers, from the parameters that `init` is handed.
 
     Raises:
         TypeError: As `Columns.of`.
         ValueError: As `Columns.of`.
     """
     if isinstance(params, placeholder_type()):
-        return 0, jnp.dtype(jnp.float32)
-    view = Columns.of(params, settings.mask).view
-    return view.size, view.highest_dtype
+        return jnp.dtype(jnp.float32)
+    return Columns.of(params, settings.mask).view.highest_dtype
+
+
+def zero_momentum(settings: Settings, params: Tree) -> Tree:
+    """No step yet, as a tree like the parameters, so that ``optax.tree.map_params`` finds it."""
+    return (
+        params
+        if isinstance(params, placeholder_type())
+        else Columns.of(params, settings.mask).momentum()
+    )

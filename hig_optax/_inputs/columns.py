@@ -145,6 +145,24 @@ class Columns:
             for piece, part in zip(pieces, self.parts, strict=True)
         )
 
+    def momentum(self) -> Tree:
+        """Zeros in the tree of the parameters, at least float32; ``optax.MaskedNode`` for frozen leaves."""
+        zeros = [jnp.zeros(part.shape, part.dtype) for part in self.parts]
+        return self._with_marked([optax.MaskedNode()] * len(self.leaves), self.view.merge(zeros))
+
+    def vector(self, momentum: Tree, dtype: Any) -> Float[Array, " n"]:
+        """A tree of the kind that `momentum` makes, as a vector of the column side."""
+        leaves = jax.tree.leaves(momentum)
+        return RealView.of(leaves).ravel(leaves, dtype)
+
+    def renewed(self, momentum: Tree, step: Float[Array, " n"], is_usable: Bool[Array, ""]) -> Tree:
+        """A step as such a tree, or the old one where the step is not usable."""
+        # In the old one's structure: flax.nnx wraps parameters in `init` that come bare to `update`.
+        old, treedef = jax.tree.flatten(momentum)
+        new = self.view.merge(self.split(step))
+        leaves = [jnp.where(is_usable, x.astype(y.dtype), y) for x, y in zip(new, old, strict=True)]
+        return jax.tree.unflatten(treedef, leaves)
+
     def zeros(self, updates: Tree) -> Tree:
         """Zero updates in the tree and the dtypes of `updates`; a number where there is no array."""
         params = jax.tree.unflatten(self.treedef, self.leaves)

@@ -44,5 +44,12 @@ def check_state(
 
 
 def _outline(tree: Tree) -> Any:
-    """Structure and shapes, for comparison and to be shown."""
-    return jax.tree.map(jnp.shape, tree)
+    """Shapes, for comparison and to be shown; None for nothing.
+
+    Of a momentum not the structure: flax.nnx wraps parameters in `init` that come bare to `update`.
+    """
+    if tree is None:
+        return None
+    if isinstance(tree, dict):
+        return {name: _outline(tree[name]) for name in sorted(tree)}
+    return [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]

@@ -12,12 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
-from hig_optax._inputs.call import optimized_columns, size_and_dtype
+from hig_optax._inputs.call import optimized_columns, state_dtype, zero_momentum
 from hig_optax._inputs.settings import NOT_PASSED, Settings, are_finite, check_number, checked_rate
 from hig_optax._inputs.states import check_state
 from hig_optax._optimizers.control import (
     FIXED_AFTER,
-    Progress,
+    Plateau,
     count_repeats,
     is_rounding,
     next_damping,
@@ -96,7 +96,7 @@ class AdaptiveHigState(NamedTuple):
         Array(0.5, dtype=float32)
     """
 
-    num_updates: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]  # hides tuple.count, as Optax's states do
     """Number of updates so far, int32; what a schedule is evaluated at."""
 
     damping: Float[Array, ""]
@@ -118,14 +118,16 @@ class AdaptiveHigState(NamedTuple):
     step_norm: Float[Array, ""]
     """Euclidean norm of the last trial's step in the optimized parameters."""
 
-    previous: Float[Array, " n"] | None
-    """The last step, uphill and before the learning rate; None where `momentum` is the number 0."""
+    momentum: Tree | None
+    """The last step, uphill and before the learning rate, in the tree of the parameters, at least float32,
+    with ``optax.MaskedNode`` where one is frozen; None where the setting `momentum` is the number 0."""
 
-    reach: Float[Array, ""]
-    """Share of the next step at which it is first tried: 1, or less where the last ones failed there."""
+    trial_scale: Float[Array, ""]
+    """Fraction of the full step that is tried first next time; below 1 after rejections."""
 
-    progress: Progress | None
-    """Whether the loss of new batches falls, and the `factor` s on the steps; None without `patience`."""
+    plateau: Plateau | None
+    """Whether the loss of new batches falls, and the factor s on the steps (`scale`); None without
+    `patience`."""
 
     repeats: Int[Array, ""]
     """How many steps in a row have found the loss as the one before had left it, int32: from two on the batch
@@ -136,10 +138,10 @@ class AdaptiveHigState(NamedTuple):
 
 
 MADE_BY = {
-    "previous": "momentum",
-    "progress": "patience",
+    "momentum": "momentum",
+    "plateau": "patience",
     "spectrum.singular_values": "spectrum_size",
-    "spectrum.shares": "residual_fn, in other blocks,",
+    "spectrum.block_shares": "residual_fn, in other blocks,",
 }
 """Fields of the state, and the settings that decide what they hold."""
 
@@ -217,7 +219,7 @@ def adaptive_hig(
             is not positive and not curved upwards, such as the logarithm of a sum of squares, as if it were
             that of its rows. For losses far from these, a mean of absolute values say, the model promises too
             much, the damping ends at its maximum, and the steps are those of gradient descent.
-        learning_rate: η, a number or a schedule (of `AdaptiveHigState.num_updates`), dimensionless: 1 is the
+        learning_rate: η, a number or a schedule (of `AdaptiveHigState.count`), dimensionless: 1 is the
             step of the model, whatever the scale of the loss. Below 1 the steps of several batches average.
         exponent: κ; may be traced.
         init_relative_damping: λ > 0 of the first step over the mean of σ²; may be traced (read by ``init``).
@@ -244,9 +246,9 @@ def adaptive_hig(
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` whose updates are final: add them to the parameters.
-        ``update(grads, state, params, batch=batch)``; `grads` is only compared with Jᵀ g. Where they do not
-        agree (`Spectrum.agreement` not positive: a loss of another sign, say), and where rows, Jacobian or
-        gradient are not finite, the updates are zero and the damping stays.
+        ``update(grads, state, params, batch=batch)``; `grads` is only compared with Jᵀ g. Where they point
+        apart (`Spectrum.gradient_cosine` not positive: a loss of another sign, say), and where rows, Jacobian
+        or gradient are not finite, the updates are zero and the damping stays.
 
     Raises:
         TypeError: As `scale_by_hig`.
@@ -319,19 +321,19 @@ def adaptive_hig(
     has_momentum = not (isinstance(momentum, (int, float)) and momentum == 0)
 
     def init_fn(params: Tree) -> AdaptiveHigState:
-        size, dtype = size_and_dtype(settings, params)
+        dtype = state_dtype(settings, params)
         # One buffer per field, so that the state can be donated.
         return AdaptiveHigState(
-            num_updates=jnp.zeros((), jnp.int32),
+            count=jnp.zeros((), jnp.int32),
             damping=jnp.array(init_relative_damping, dtype),
             gain_ratio=jnp.zeros((), dtype),
             accepted=jnp.ones((), bool),
             loss=jnp.zeros((), dtype),
             trial_loss=jnp.zeros((), dtype),
             step_norm=jnp.zeros((), dtype),
-            previous=jnp.zeros((size,), dtype) if has_momentum else None,
-            reach=jnp.ones((), dtype),
-            progress=None if patience is None else Progress.start(dtype),
+            momentum=zero_momentum(settings, params) if has_momentum else None,
+            trial_scale=jnp.ones((), dtype),
+            plateau=None if patience is None else Plateau.start(dtype),
             repeats=jnp.zeros((), jnp.int32),
             spectrum=blank(spectrum_size, dtype, settings.blocks),
         )
@@ -347,7 +349,7 @@ def adaptive_hig(
     ) -> tuple[Tree, AdaptiveHigState]:
         del extra_args
         check_state(state, init_fn, params, MADE_BY)
-        rate = rate_at(rate_or_schedule, state.num_updates)
+        rate = rate_at(rate_or_schedule, state.count)
         numbers = {"settings": settings.numbers, "recipe": chosen, "rate": rate}
         arguments = Arguments(numbers, updates, state, params, all_params, batch)
         return updated_on_devices(update, settings, arguments)
@@ -359,13 +361,13 @@ def adaptive_hig(
         at = linearise(sized, columns, batch, devices)
         model, work = model_of(loss_fn, at), at.dtype
         expected = jnp.where(state.accepted, state.trial_loss, state.loss)
-        repeats = count_repeats(state.repeats, model.loss, expected, state.num_updates)
+        repeats = count_repeats(state.repeats, model.loss, expected, state.count)
         is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov")
         recipe = _decide(numbers["recipe"], is_fixed, rows=at.y.size, columns=columns.view.size)
         scaling = Scaling(
             relative_damping=state.damping.astype(work),
             curvature=model.curvature.astype(work),
-            previous=None if state.previous is None else state.previous.astype(work),
+            previous=None if state.momentum is None else columns.vector(state.momentum, work),
             momentum=jnp.asarray(recipe.momentum, work),
         )
         gradient = columns.gradient(updates, work)
@@ -378,25 +380,25 @@ def adaptive_hig(
             scaling,
             is_fixed if is_accelerated else None,
         )
-        assert found.agreement is not None
+        assert found.gradient_cosine is not None
         slope, curvature = path.slope, path.curvature
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(path.step))
         is_finite &= jnp.isfinite(model.loss) & are_finite(numbers)
-        is_usable = is_finite & (found.agreement > 0) & jnp.isfinite(numbers["rate"])
+        is_usable = is_finite & (found.gradient_cosine > 0) & jnp.isfinite(numbers["rate"])
         step = jnp.where(is_usable, path.step, 0)
         half = jnp.where(is_usable, path.half, 0)
 
-        rate, progress = jnp.asarray(numbers["rate"], work), state.progress
+        rate, plateau = jnp.asarray(numbers["rate"], work), state.plateau
         least_damping = jnp.asarray(recipe.min_relative_damping, state.damping.dtype)
         least_damping = jnp.where(jnp.isfinite(least_damping), least_damping, 0)
-        if progress is not None and recipe.patience is not None:
+        if plateau is not None and recipe.patience is not None:
             # A fixed batch says nothing of progress: that stays as it was, and steps are whole.
             is_idle = is_fixed & isinstance(patience, str)
-            seen = progress.seen(model.loss, recipe.patience)
-            progress = jax.tree.map(lambda new, old: jnp.where(is_idle, old, new), seen, progress)
-            used = progress._replace(factor=jnp.where(is_idle, 1, progress.factor))
-            rate *= used.factor.astype(work)
+            seen = plateau.seen(model.loss, recipe.patience)
+            plateau = jax.tree.map(lambda new, old: jnp.where(is_idle, old, new), seen, plateau)
+            used = plateau._replace(scale=jnp.where(is_idle, 1, plateau.scale))
+            rate *= used.scale.astype(work)
             least_damping = used.least_damping(least_damping)
         step_norm = jnp.abs(rate) * jnp.linalg.norm(step)
         share, is_cut = jnp.ones((), work), jnp.zeros((), bool)
@@ -406,13 +408,13 @@ def adaptive_hig(
             bound = jnp.where(is_fixed & isinstance(max_relative_step, str), jnp.inf, bound)
             share, is_cut = share_within(step_norm, bound)
 
-        trial, reach = shorten_until_lower(
-            lambda reach: model.decrease(
+        trial, scale = shorten_until_lower(
+            lambda scale: model.decrease(
                 at.residual.evaluate(
-                    columns.moved(_along(-rate * share * reach, step, half)), sized.chunk_size
+                    columns.moved(_along(-rate * share * scale, step, half)), sized.chunk_size
                 )
             ),
-            state.reach.astype(work),
+            state.trial_scale.astype(work),
             is_usable,
         )
 
@@ -420,9 +422,9 @@ def adaptive_hig(
             return factor * slope - jnp.square(factor) / 2 * curvature
 
         # With nothing to gain at the length that was tried first, that it failed says nothing about lengths.
-        is_lost = is_rounding(promised(rate * share * state.reach.astype(work)), model.loss)
-        reach = jnp.where(is_lost & ~trial.accepted, state.reach.astype(work), reach)
-        share *= trial.reach
+        is_lost = is_rounding(promised(rate * share * state.trial_scale.astype(work)), model.loss)
+        scale = jnp.where(is_lost & ~trial.accepted, state.trial_scale.astype(work), scale)
+        share *= trial.scale
         tried = share
         damping, gain = next_damping(
             state.damping,
@@ -439,20 +441,20 @@ def adaptive_hig(
             columns.zeros(updates), _along(-rate * share, step, half), is_finite
         )
         taken = share * (step + rate * share * half)
-        dtype, previous = columns.view.highest_dtype, state.previous
-        if previous is not None:
-            previous = jnp.where(is_usable, taken.astype(dtype), previous)
+        dtype, momentum = columns.view.highest_dtype, state.momentum
+        if momentum is not None:
+            momentum = columns.renewed(momentum, taken, is_usable)
         return new, AdaptiveHigState(
-            num_updates=optax.safe_increment(state.num_updates),
+            count=optax.safe_increment(state.count),
             damping=damping.astype(dtype),
             gain_ratio=gain.astype(dtype),
             accepted=trial.accepted,
             loss=model.loss.astype(dtype),
             trial_loss=(model.loss - trial.decrease).astype(dtype),
             step_norm=(tried * step_norm).astype(dtype),
-            previous=previous,
-            reach=reach.astype(dtype),
-            progress=progress,
+            momentum=momentum,
+            trial_scale=scale.astype(dtype),
+            plateau=plateau,
             repeats=repeats,
             spectrum=report(found, is_finite, spectrum_size, dtype),
         )

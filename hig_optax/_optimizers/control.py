@@ -20,7 +20,7 @@ STEADY, UNSTEADY = 0.5, 4.0
 # A step that fails is tried again at a quarter of its length, along the same direction, so that nothing is
 # decomposed anew. Four trials reach 1/64 of it.
 TRIALS, SHORTER = 4, 0.25
-MIN_REACH = SHORTER**10
+MIN_SCALE = SHORTER**10
 
 # A predicted decrease below so many ε·loss is lost in the rounding of the loss: it says nothing about λ.
 STATIONARY_IN_EPS = 4
@@ -45,24 +45,24 @@ def count_repeats(
     repeats: Int[Array, ""],
     loss: Float[Array, ""],
     expected: Float[Array, ""],
-    num_updates: Int[Array, ""],
+    count: Int[Array, ""],
 ) -> Int[Array, ""]:
     """How many steps in a row have found the loss that was `expected` of the batch before, with this one."""
     tolerance = jnp.where(repeats >= FIXED_AFTER, STILL_FIXED, jnp.finfo(loss.dtype).eps ** 0.5)
     gap = jnp.abs(loss - expected.astype(loss.dtype))
-    is_same = (num_updates > 0) & (gap <= tolerance.astype(loss.dtype) * jnp.abs(loss))
+    is_same = (count > 0) & (gap <= tolerance.astype(loss.dtype) * jnp.abs(loss))
     return jnp.where(is_same, optax.safe_increment(repeats), 0)
 
 
-def rate_at(learning_rate: Rate, num_updates: Int[Array, ""]) -> Scalar:
+def rate_at(learning_rate: Rate, count: Int[Array, ""]) -> Scalar:
     """A learning rate, or what a schedule says it is after so many updates."""
-    return learning_rate(num_updates) if callable(learning_rate) else learning_rate
+    return learning_rate(count) if callable(learning_rate) else learning_rate
 
 
 def share_within(
     norm: Float[Array, ""], bound: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """The share, at most 1, of a vector so long that is no longer than the bound; whether it was cut."""
+    """Factor ≤ 1 that scales a vector of this norm to at most `bound`; whether it is below 1."""
     bound = jnp.maximum(bound, 0)  # less than nothing would turn the vector round
     is_cut = norm > bound
     return jnp.where(is_cut, bound / jnp.where(is_cut, norm, 1), 1), is_cut
@@ -73,21 +73,21 @@ class Trial(NamedTuple):
 
     number: Int[Array, ""]
     """How many lengths were tried."""
-    reach: Float[Array, ""]
-    """The last of them, as a share of the step."""
+    scale: Float[Array, ""]
+    """The last of them, as a fraction of the step."""
     decrease: Float[Array, ""]
     """By how much the loss fell there."""
     accepted: Bool[Array, ""]
 
 
 def shorten_until_lower(
-    decrease_at: Callable[[Array], Array], reach: Float[Array, ""], is_usable: Bool[Array, ""]
+    decrease_at: Callable[[Array], Array], scale: Float[Array, ""], is_usable: Bool[Array, ""]
 ) -> tuple[Trial, Float[Array, ""]]:
     """Shorten a step until the loss falls; without a single trial, and rejected, where it is not usable.
 
     Args:
         decrease_at: ``share of the step -> by how much the loss falls``.
-        reach: Share to begin with.
+        scale: Fraction of the step to begin with.
         is_usable: Whether there is a step to try.
 
     Returns:
@@ -97,18 +97,18 @@ def shorten_until_lower(
     """
 
     def body(last: Trial) -> Trial:
-        reach = jnp.where(last.number > 0, SHORTER * last.reach, last.reach)
-        decrease = decrease_at(reach)
+        scale = jnp.where(last.number > 0, SHORTER * last.scale, last.scale)
+        decrease = decrease_at(scale)
         accepted = jnp.isfinite(decrease) & (decrease > 0)
-        return Trial(last.number + 1, reach, decrease, accepted)
+        return Trial(last.number + 1, scale, decrease, accepted)
 
-    shape = jax.eval_shape(decrease_at, reach)
-    start = Trial(jnp.int32(0), reach, jnp.zeros(shape.shape, shape.dtype), jnp.zeros((), bool))
+    shape = jax.eval_shape(decrease_at, scale)
+    start = Trial(jnp.int32(0), scale, jnp.zeros(shape.shape, shape.dtype), jnp.zeros((), bool))
     trial = jax.lax.while_loop(
         lambda last: is_usable & ~last.accepted & (last.number < TRIALS), body, start
     )
-    following = jnp.where(trial.accepted, trial.reach / SHORTER, trial.reach * SHORTER)
-    return trial, jnp.where(is_usable, jnp.clip(following, MIN_REACH, 1), reach)
+    following = jnp.where(trial.accepted, trial.scale / SHORTER, trial.scale * SHORTER)
+    return trial, jnp.where(is_usable, jnp.clip(following, MIN_SCALE, 1), scale)
 
 
 def is_rounding(predicted: Float[Array, ""], loss: Float[Array, ""]) -> Bool[Array, ""]:
@@ -151,16 +151,16 @@ def next_damping(
     return jnp.clip(damping * factor, minimum, MAX_DAMPING), jnp.where(is_usable, gain, 0)
 
 
-class Progress(NamedTuple):
+class Plateau(NamedTuple):
     """Whether the loss of fresh batches falls, and the factor on the steps that follows from it."""
 
-    batches: Int[Array, ""]
-    """How many were seen, int32."""
+    num_batches: Int[Array, ""]
+    """Number of batches seen, int32."""
     recent: Float[Array, ""]
     """Average of log loss over some patience/5 batches."""
     past: Float[Array, ""]
     """Average of log loss over some patience batches: where that is lower, the loss does not fall."""
-    factor: Float[Array, ""]
+    scale: Float[Array, ""]
     """Factor on the steps, in [0.001, 1]; 1 at first."""
 
     def least_damping(self, minimum: Float[Array, ""]) -> Float[Array, ""]:
@@ -170,15 +170,15 @@ class Progress(NamedTuple):
         by the minimum alone, that noise is so large that the average is no better: a network that read noisy
         targets then got ever worse.
         """
-        share = jnp.minimum(jnp.log(self.factor) / math.log(DAMPED_FACTOR), 1)
+        share = jnp.minimum(jnp.log(self.scale) / math.log(DAMPED_FACTOR), 1)
         return jnp.maximum(minimum, jnp.power(minimum, 1 - share).astype(minimum.dtype))
 
     @classmethod
-    def start(cls, dtype: jnp.dtype) -> "Progress":
+    def start(cls, dtype: jnp.dtype) -> "Plateau":
         """Before the first batch."""
         return cls(jnp.int32(0), jnp.zeros((), dtype), jnp.zeros((), dtype), jnp.ones((), dtype))
 
-    def seen(self, loss: Float[Array, ""], patience: Scalar) -> "Progress":
+    def seen(self, loss: Float[Array, ""], patience: Scalar) -> "Plateau":
         """With the loss of one more batch, before the step on it.
 
         As long as the batches change it is a loss of samples to which the last steps were not fitted, and so,
@@ -189,7 +189,7 @@ class Progress(NamedTuple):
         is_usable = jnp.isfinite(loss) & (loss > 0) & jnp.isfinite(patience)
         x = jnp.log(jnp.where(is_usable, loss, 1)).astype(dtype)
         weight = 1 / jnp.maximum(jnp.asarray(patience, dtype), 1)
-        is_first = self.batches == 0
+        is_first = self.num_batches == 0
 
         def averaged(average: Array, weight: Array) -> Array:
             return jnp.where(is_first, x, average + weight * (x - average))
@@ -197,8 +197,8 @@ class Progress(NamedTuple):
         recent = averaged(self.recent, jnp.minimum(weight / SHORT_AVERAGE, 1))
         past = averaged(self.past, weight)
         # Before, the averages still hold on to the first batch.
-        has_waited = self.batches.astype(dtype) * weight >= 1
+        has_waited = self.num_batches.astype(dtype) * weight >= 1
         change = jnp.where(recent < past, 1 + GAIN_OF_FACTOR, 1 - LOSS_OF_FACTOR)
-        factor = jnp.clip(self.factor * jnp.where(has_waited, change, 1), MIN_FACTOR, 1)
-        after = Progress(self.batches + 1, recent, past, factor.astype(dtype))
+        factor = jnp.clip(self.scale * jnp.where(has_waited, change, 1), MIN_FACTOR, 1)
+        after = Plateau(self.num_batches + 1, recent, past, factor.astype(dtype))
         return jax.tree.map(lambda new, old: jnp.where(is_usable, new, old), after, self)

@@ -18,10 +18,10 @@ def blank(size: int, dtype: Any, blocks: tuple[str, ...]) -> Spectrum:
         rank=jnp.zeros((), jnp.int32),
         cutoff=jnp.zeros((), dtype),
         condition=jnp.zeros((), dtype),
-        captured=jnp.zeros((), dtype),
-        agreement=jnp.zeros((), dtype),
+        gradient_kept=jnp.zeros((), dtype),
+        gradient_cosine=jnp.zeros((), dtype),
         unsettled=jnp.zeros((), dtype),
-        shares={name: jnp.zeros((), dtype) for name in blocks},
+        block_shares={name: jnp.zeros((), dtype) for name in blocks},
         is_finite=jnp.ones((), bool),
     )
 
@@ -32,7 +32,9 @@ def report(found: Direction, is_finite: Bool[Array, ""], size: int, dtype: Any) 
     # Under jax_debug_nans the NaN that says "not measured" would stop every step of a loop that looks for
     # other NaNs.
     unmeasured = 0.0 if jax.config.jax_debug_nans else jnp.nan  # type: ignore[attr-defined]
-    agreement = jnp.full((), unmeasured) if found.agreement is None else found.agreement
+    gradient_cosine = (
+        jnp.full((), unmeasured) if found.gradient_cosine is None else found.gradient_cosine
+    )
 
     def shown(x: Array) -> Array:
         return jnp.where(is_finite, x, jnp.nan).astype(dtype)
@@ -42,10 +44,10 @@ def report(found: Direction, is_finite: Bool[Array, ""], size: int, dtype: Any) 
         rank=jnp.where(is_finite, found.rank, 0),
         cutoff=shown(found.cutoff),
         condition=shown(found.condition),
-        captured=shown(found.captured),
-        agreement=shown(agreement),
+        gradient_kept=shown(found.gradient_kept),
+        gradient_cosine=shown(gradient_cosine),
         unsettled=shown(found.unsettled),
-        shares={name: shown(share) for name, share in found.shares.items()},
+        block_shares={name: shown(share) for name, share in found.block_shares.items()},
         is_finite=is_finite,
     )
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
-from hig_optax._inputs.call import optimized_columns, size_and_dtype
+from hig_optax._inputs.call import optimized_columns, state_dtype, zero_momentum
 from hig_optax._inputs.settings import NOT_PASSED, Settings, are_finite, check_number, checked_rate
 from hig_optax._inputs.states import check_state
 from hig_optax._optimizers.control import rate_at, share_within
@@ -23,20 +23,21 @@ from hig_optax._types import AxisName, JacobianMode, ResidualFns, Scalar, Solver
 class SpringState(NamedTuple):
     """State of `spring`."""
 
-    num_updates: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]  # hides tuple.count, as Optax's states do
     """Number of updates so far, int32; what a schedule is evaluated at."""
 
-    previous: Float[Array, " n"]
-    """The last step, uphill, before learning rate and bound."""
+    momentum: Tree
+    """The last step, uphill, before learning rate and bound, as a tree like the parameters, at least float32;
+    ``optax.MaskedNode`` where one is frozen."""
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
 
 
 MADE_BY = {
-    "previous": "the optimizer",
+    "momentum": "the optimizer",
     "spectrum.singular_values": "spectrum_size",
-    "spectrum.shares": "residual_fn, in other blocks,",
+    "spectrum.block_shares": "residual_fn, in other blocks,",
 }
 """Fields of the state, and the settings that decide what they hold."""
 
@@ -85,8 +86,8 @@ def spring(
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``; ``update(grads, state, params, batch=batch)``, where
-        `grads` only serves the report `Spectrum.agreement`. Rows, Jacobian or gradient that are not finite
-        give zero updates, and the momentum stays.
+        `grads` only serves the report `Spectrum.gradient_cosine`. Rows, Jacobian or gradient that are not
+        finite give zero updates, and the momentum stays.
 
     Raises:
         TypeError: As `hig_optax.scale_by_hig`.
@@ -137,10 +138,10 @@ def spring(
     rate_or_schedule = checked_rate(learning_rate)
 
     def init_fn(params: Tree) -> SpringState:
-        size, dtype = size_and_dtype(settings, params)
+        dtype = state_dtype(settings, params)
         return SpringState(
-            num_updates=jnp.zeros((), jnp.int32),
-            previous=jnp.zeros((size,), dtype),
+            count=jnp.zeros((), jnp.int32),
+            momentum=zero_momentum(settings, params),
             spectrum=blank(spectrum_size, dtype, settings.blocks),
         )
 
@@ -159,7 +160,7 @@ def spring(
             "damping": damping,
             "momentum": momentum,
             "max_step_norm": max_step_norm,
-            "rate": rate_at(rate_or_schedule, state.num_updates),
+            "rate": rate_at(rate_or_schedule, state.count),
         }
         arguments = Arguments(numbers, updates, state, params, all_params, batch)
         return updated_on_devices(update, settings, arguments)
@@ -172,7 +173,7 @@ def spring(
         at = linearise(settings, columns, batch, devices)
         samples = at.residual.num_samples or 1
         gradient, y = columns.gradient(updates, at.dtype), at.y.astype(at.dtype)
-        carried = jnp.asarray(momentum, at.dtype) * state.previous.astype(at.dtype)
+        carried = jnp.asarray(momentum, at.dtype) * columns.vector(state.momentum, at.dtype)
         # Rows and J undivided: λ is multiplied by b instead.
         found = direction_from(
             dataclasses.replace(settings, damping=samples * damping),
@@ -181,7 +182,7 @@ def spring(
             y - at.J.matvec(carried),
         )
         # It was compared with Jᵀ of the rows less what is carried on, whose sign says nothing of the loss.
-        found = found._replace(agreement=cosine(gradient, at.J.rmatvec(y)))
+        found = found._replace(gradient_cosine=cosine(gradient, at.J.rmatvec(y)))
         is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction)) & are_finite(numbers)
         step = jnp.where(is_finite, found.direction + carried, 0)
         size = jnp.asarray(numbers["rate"], at.dtype)
@@ -191,8 +192,8 @@ def spring(
         new, is_finite = columns.replace(columns.zeros(updates), -size * step, is_finite)
         dtype = columns.view.highest_dtype
         return new, SpringState(
-            num_updates=optax.safe_increment(state.num_updates),
-            previous=jnp.where(is_finite, step.astype(dtype), state.previous),
+            count=optax.safe_increment(state.count),
+            momentum=columns.renewed(state.momentum, step, is_finite),
             spectrum=report(found, is_finite, spectrum_size, dtype),
         )
 

@@ -7,7 +7,7 @@ import optax
 
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
-from hig_optax._inputs.call import optimized_columns, size_and_dtype
+from hig_optax._inputs.call import optimized_columns, state_dtype
 from hig_optax._inputs.columns import without_frozen, zero_unless_finite
 from hig_optax._inputs.settings import NOT_PASSED, Settings, checked_rate
 from hig_optax._optimizers.report import blank, refused_unless, report
@@ -80,13 +80,13 @@ def scale_by_hig(
         residual_fn: ``(params, sample) -> rows``, any tree of real or complex floating-point arrays: the
             rows of one sample. A complex row counts as two real ones. Or a dict ``{name: function}`` of
             blocks (interior, boundary, data) whose samples differ in kind and number: `batch` is then a dict
-            of the same names, `loss_fn` gets one, the rows of all are stacked, and `Spectrum.shares` tells
-            the blocks apart. Scale the rows of a block by `weighted_residual`.
+            of the same names, `loss_fn` gets one, the rows of all are stacked, and `Spectrum.block_shares`
+            tells the blocks apart. Scale the rows of a block by `weighted_residual`.
         loss_fn: ``(rows, batch) -> scalar``, where `rows` is the stacked output of `residual_fn`, (b, ...)
             per leaf (the raw output where ``batch_axis=None``). If given, ∂L/∂y is taken from it and the
-            incoming updates serve only the report `Spectrum.agreement`: what stands before in a chain then
-            has no effect. It removes the rounding of the incoming gradient, see Notes. For complex rows the
-            cotangent is ∂L/∂Re y and ∂L/∂Im y, as two real rows.
+            incoming updates serve only the report `Spectrum.gradient_cosine`: what stands before in a chain
+            then has no effect. It removes the rounding of the incoming gradient, see Notes. For complex rows
+            the cotangent is ∂L/∂Re y and ∂L/∂Im y, as two real rows.
         exponent: κ, dimensionless; may be traced.
         rtol: Relative cut in [0, 1); may be traced.
         atol: Absolute cut >= 0 in the unit of σ, rows per parameter; may be traced.
@@ -144,7 +144,7 @@ def scale_by_hig(
         direction, and h(σ) magnifies it most for the smallest kept σ. Relative to the direction the error
         is, for κ <= 0 and no singular value at the very cut, at most about
 
-            10 ε (σ₁/σ_rank)^(1-κ) (‖|J|ᵀ|g|‖ / ‖Jᵀg‖) / sqrt(captured),
+            10 ε (σ₁/σ_rank)^(1-κ) (‖|J|ᵀ|g|‖ / ‖Jᵀg‖) / sqrt(gradient_kept),
 
         where the ratio of norms says how far the rows cancel in the gradient: near one early in training,
         growing without bound at a minimum where the rows do not vanish. With κ = -1/2 and σ₁/σ_rank = 1e3
@@ -199,7 +199,7 @@ def scale_by_hig(
     )
 
     def init_fn(params: Tree) -> ScaleByHigState:
-        _, dtype = size_and_dtype(settings, params)
+        dtype = state_dtype(settings, params)
         return ScaleByHigState(blank(settings.spectrum_size, dtype, settings.blocks))
 
     def update_fn(

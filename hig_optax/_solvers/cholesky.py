@@ -86,10 +86,10 @@ def told(
         rank=jnp.int32(-1),
         cutoff=zero,
         condition=damped.condition.astype(J.dtype),
-        captured=jnp.ones((), J.dtype),
-        agreement=cosine(gradient, J.rmatvec(cotangent)),
+        gradient_kept=jnp.ones((), J.dtype),
+        gradient_cosine=cosine(gradient, J.rmatvec(cotangent)),
         unsettled=zero,
-        shares={name: zero for name, _ in row_blocks},
+        block_shares={name: zero for name, _ in row_blocks},
         is_finite=damped.is_finite
         & jnp.all(jnp.isfinite(gradient))
         & jnp.all(jnp.isfinite(cotangent)),

@@ -33,9 +33,9 @@ def half_inverse_direction(
     Without `cotangent` the incoming gradient x = Jᵀ g takes the place of g: V f(Σ)Σ⁻¹ Vᵀ x. In exact
     arithmetic both are one. In floating point x, computed as Jᵀ g by differentiation, carries a rounding of
     about ε·‖|J|ᵀ|g|‖ in every direction, which σ^(κ-1) magnifies most for the smallest kept σ. The result is
-    at least σ₁^(κ-1)·sqrt(captured)·‖x‖ long for κ <= 0, so that relative to it
+    at least σ₁^(κ-1)·sqrt(gradient_kept)·‖x‖ long for κ <= 0, so that relative to it
 
-        error <= c · ε · (σ₁/σ_rank)^(1-κ) · (‖|J|ᵀ|g|‖ / ‖x‖) / sqrt(captured),     c ~ 1 to 10.
+        error <= c · ε · (σ₁/σ_rank)^(1-κ) · (‖|J|ᵀ|g|‖ / ‖x‖) / sqrt(gradient_kept),     c ~ 1 to 10.
 
     The ratio in brackets says how far the rows cancel in the gradient: it is near one early in training and
     grows without bound at a minimum where the rows do not vanish. The bound covers the rounding of J too,
@@ -53,13 +53,13 @@ def half_inverse_direction(
         solver: ``"svd"`` works in the dtype of J, ``"gram"`` in float64 wherever the backend has it.
         scaling: If given, the result is a step of its own length, t·V f(Σ) Uᵀ g + p: t minimises the model of
             the loss, and p is what is left of the previous step outside of the rows. Needs `cotangent`.
-        row_blocks: Names and numbers of rows of the blocks that `Direction.shares` tells of.
+        row_blocks: Names and numbers of rows of the blocks that `Direction.block_shares` tells of.
         condensed: For ``"gram"``: what `gram.condense` has made of J already.
 
     Returns:
-        A `Direction`, real numbers in the dtype of J, `agreement` None without `cotangent`. If anything that
-        went in or the decomposition was NaN or inf, the direction is unspecified and `is_finite` false; an
-        overflow of the direction itself is left to the caller, who knows the dtype it must fit.
+        A `Direction`, real numbers in the dtype of J, `gradient_cosine` None without `cotangent`. If anything
+        that went in or the decomposition was NaN or inf, the direction is unspecified and `is_finite` false;
+        an overflow of the direction itself is left to the caller, who knows the dtype it must fit.
 
     References:
         Schnell, Holl and Thuerey, Half-Inverse Gradients for Physical Deep Learning, ICLR 2022: the update

@@ -71,7 +71,7 @@ class Solved(NamedTuple):
     rank: Int[Array, ""]
     cutoff: Float[Array, ""]
     condition: Float[Array, ""]
-    captured: Float[Array, ""]
+    gradient_kept: Float[Array, ""]
     is_finite: Bool[Array, ""]
     slope: Float[Array, ""] | None = None
     curvature: Float[Array, ""] | None = None
@@ -87,10 +87,10 @@ class Direction(NamedTuple):
     rank: Int[Array, ""]
     cutoff: Float[Array, ""]
     condition: Float[Array, ""]
-    captured: Float[Array, ""]
-    agreement: Float[Array, ""] | None
+    gradient_kept: Float[Array, ""]
+    gradient_cosine: Float[Array, ""] | None
     unsettled: Float[Array, ""]
-    shares: dict[str, Float[Array, ""]]
+    block_shares: dict[str, Float[Array, ""]]
     is_finite: Bool[Array, ""]
     slope: Float[Array, ""] | None = None
     """Only of a scaled step: how fast the loss falls along it, gᵀJ·step. Unit: loss."""
@@ -155,7 +155,7 @@ def solve(
         rank=rank,
         cutoff=cutoff * at.unit,
         condition=jnp.where(rank > 0, s[0] / jnp.where(rank > 0, smallest, 1), jnp.inf),
-        captured=jnp.where(total > 0, jnp.minimum(share, 1), 1),
+        gradient_kept=jnp.where(total > 0, jnp.minimum(share, 1), 1),
         # A decomposition that fails on an accelerator returns NaN; so does a cut of NaN.
         is_finite=at.is_finite & jnp.all(jnp.isfinite(s)) & jnp.isfinite(cutoff),
         slope=slope,
@@ -200,7 +200,7 @@ def _scaled(
 def told(
     solved: Solved,
     direction: Float[Array, " n"],
-    agreement: Float[Array, ""] | None,
+    gradient_cosine: Float[Array, ""] | None,
     shares: dict[str, Array],
     scaling: Scaling | None,
 ) -> Direction:
@@ -213,10 +213,10 @@ def told(
         rank=solved.rank,
         cutoff=solved.cutoff,
         condition=solved.condition,
-        captured=solved.captured,
-        agreement=agreement,
+        gradient_kept=solved.gradient_kept,
+        gradient_cosine=gradient_cosine,
         unsettled=jnp.zeros_like(solved.cutoff),
-        shares=shares,
+        block_shares=shares,
         is_finite=solved.is_finite,
         slope=solved.slope,
         curvature=solved.curvature,

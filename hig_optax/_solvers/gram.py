@@ -109,9 +109,9 @@ def direction(
         else:
             _, vector_unit, g_finite = in_unit(cotangent)
             is_finite = x_finite & g_finite
-        agreement = None
+        gradient_cosine = None
         if cotangent is not None and not by_rows:
-            agreement = cosine(gradient, image[:, 0])
+            gradient_cosine = cosine(gradient, image[:, 0])
         counted = gradient if cotangent is None else None
         coordinates = Coordinates(
             s=at.s,
@@ -134,17 +134,17 @@ def direction(
         again = None
         if solved.damping is not None:
             again = Wide(at.Q), Wide(1 / (jnp.square(at.s) + solved.damping)), Wide(at.unit)
-        return solved, Wide(jnp.stack(vectors, axis=1)), agreement, dot(at.Q, keep_u), again
+        return solved, Wide(jnp.stack(vectors, axis=1)), gradient_cosine, dot(at.Q, keep_u), again
 
     given = (gradient, cotangent, scaling)
-    solved, W, agreement, kept, again = float64_island(compute)(*condensed, given, numbers)
+    solved, W, gradient_cosine, kept, again = float64_island(compute)(*condensed, given, numbers)
 
     def finish(W: Array, gradient: Array) -> tuple[Array, Array | None]:
         return W[:, 0], cosine(gradient, W[:, 1]) if W.shape[1] > 1 else None
 
     found, of_rows = float64_island(finish)(J.pull(W) if by_rows else W, gradient)
     shares = shares_of(kept if by_rows else J.matvec(kept), row_blocks) if row_blocks else {}
-    step = told(solved, found, of_rows if by_rows else agreement, shares, scaling)
+    step = told(solved, found, of_rows if by_rows else gradient_cosine, shares, scaling)
     if again is None:
         return step
     Q, weights, unit = again

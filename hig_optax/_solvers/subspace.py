@@ -64,7 +64,7 @@ def krylov_direction(
         row_blocks: As in `half_inverse_direction`.
 
     Returns:
-        As `half_inverse_direction`, with Ritz values for singular values. `captured` counts what the
+        As `half_inverse_direction`, with Ritz values for singular values. `gradient_kept` counts what the
         subspace has of the gradient; `unsettled` is ‖d_k - d_h‖ / ‖d_k‖, where d_h is the direction after
         half the products.
     """
@@ -111,23 +111,23 @@ def krylov_direction(
 
     small, half = on_first(num_matvecs), on_first(max(1, num_matvecs // 2))
     change, length = norm(small.direction - half.direction), norm(small.direction)
-    captured, agreement, incoming = small.captured, None, norm(gradient)
+    gradient_kept, gradient_cosine, incoming = small.gradient_kept, None, norm(gradient)
     if cotangent is None:
         inside = jnp.square(norm(small_gradient) / jnp.where(incoming > 0, incoming, 1))
-        captured = jnp.where(incoming > 0, jnp.minimum(captured * inside, 1), 1)
+        gradient_kept = jnp.where(incoming > 0, jnp.minimum(gradient_kept * inside, 1), 1)
     else:
         # The first column vector is Jᵀg, normalised.
-        agreement = cosine(gradient / unit_of(gradient)[0], V[0])
+        gradient_cosine = cosine(gradient / unit_of(gradient)[0], V[0])
     shares = {}
     if row_blocks:
         # κ = 0 without damping is the vector V Σ⁻¹ Vᵀx, whose image is U Vᵀx.
         flat = on_first(num_matvecs, exponent=0.0, damping=0.0).direction
         shares = shares_of(J.matvec(dot(flat / unit_of(flat)[0], V)), row_blocks)
     return small._replace(
-        shares=shares,
+        block_shares=shares,
         direction=dot(small.direction, V),
-        captured=captured,
-        agreement=agreement,
+        gradient_kept=gradient_kept,
+        gradient_cosine=gradient_cosine,
         unsettled=jax.lax.stop_gradient(change / jnp.where(length > 0, length, 1)),
         is_finite=small.is_finite & jnp.isfinite(incoming) & jnp.all(jnp.isfinite(start)),
     )
@@ -154,7 +154,7 @@ def krylov_step(
         **settings: The others of `krylov_direction`.
 
     Returns:
-        As `krylov_direction`, with slope and curvature; `captured` is of d alone.
+        As `krylov_direction`, with slope and curvature; `gradient_kept` is of d alone.
     """
     h = jnp.where(scaling.curvature > 0, scaling.curvature, 0)
     p, Jp, ahead = jnp.zeros_like(gradient), jnp.zeros_like(cotangent), cotangent
@@ -168,13 +168,13 @@ def krylov_step(
     d = found.direction / unit_of(found.direction)[0]
     Jd = J.matvec(d)
     t = ratio(dot(ahead, Jd), h * jnp.sum(jnp.square(Jd)))
-    change, agreement = t * Jd + Jp, found.agreement
+    change, gradient_cosine = t * Jd + Jp, found.gradient_cosine
     if scaling.previous is not None:  # the first vector of the subspace is not the gradient then
         x, of_rows = gradient, J.rmatvec(cotangent)
-        agreement = cosine(x / unit_of(x)[0], of_rows / unit_of(of_rows)[0])
+        gradient_cosine = cosine(x / unit_of(x)[0], of_rows / unit_of(of_rows)[0])
     return found._replace(
         direction=t * d + p,
-        agreement=agreement,
+        gradient_cosine=gradient_cosine,
         slope=dot(cotangent, change),
         curvature=h * jnp.sum(jnp.square(change)),
     )

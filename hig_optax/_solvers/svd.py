@@ -101,12 +101,12 @@ def direction(
     )
     solved = solve(coordinates, numbers, scaling, max_rank=max_rank)
     found = factors.combine(solved.coefficients, size=J.shape[1]) * solved.size
-    agreement = None if g is None else cosine(x, J.rmatvec(g))
+    gradient_cosine = None if g is None else cosine(x, J.rmatvec(g))
     shares = {}
     if row_blocks:
         flat = factors.combine(inverse(factors.s) * solved.kept, size=J.shape[1])
         shares = shares_of(J.matvec(flat), row_blocks)
-    return told(solved, found, agreement, shares, scaling)
+    return told(solved, found, gradient_cosine, shares, scaling)
 
 
 def factorise(

@@ -24,7 +24,7 @@ class Moments(NamedTuple):
 class SoapState(NamedTuple):
     """State of `soap`."""
 
-    num_updates: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]  # hides tuple.count, as Optax's states do
     moments: Any
 
 
@@ -72,8 +72,8 @@ def soap(
         grads: optax.Updates, state: SoapState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, SoapState]:
         del params
-        count = state.num_updates + 1
-        refresh = (state.num_updates % refresh_every) == 0
+        count = state.count + 1
+        refresh = (state.count % refresh_every) == 0
 
         def leaf(g: Array, old: Moments) -> Moments:
             return _learn(g, old, b1, b2, count, refresh)

@@ -255,7 +255,9 @@ def _point(pacer: Pacer, carry: Carry, losses: np.ndarray, measured: Mapping[str
     seen: dict[str, Any] = {}
     if spectrum is not None:
         seen = {
-            name: float(getattr(spectrum, name)) for name in ("cutoff", "condition", "captured")
+            "cutoff": float(spectrum.cutoff),
+            "condition": float(spectrum.condition),
+            "captured": float(spectrum.gradient_kept),
         }
         seen["rank"] = int(spectrum.rank)
         seen["singular_values"] = tuple(np.trim_zeros(spectrum.singular_values, "b").tolist())
