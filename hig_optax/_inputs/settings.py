@@ -5,7 +5,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ STATIC_ARGS = (
     "jacobian",
     "solver",
     "num_matvecs",
+    "rows_per_sample",
     "chunk_size",
     "spectrum_size",
     "axis_name",
@@ -69,6 +70,7 @@ class Settings:
     jacobian: JacobianMode = "auto"
     solver: Solver = "auto"
     num_matvecs: int | None = None
+    rows_per_sample: int | Literal["auto"] | None = None
     chunk_size: int | None = None
     spectrum_size: int = 64
     axis_name: AxisName = None
@@ -89,6 +91,8 @@ class Settings:
             check_function("loss_fn", self.loss_fn, ("rows", "batch"))
         for name in ("max_rank", "num_matvecs", "chunk_size", "spectrum_size"):
             check_count(name, getattr(self, name), optional=name != "spectrum_size")
+        if self.rows_per_sample != "auto":
+            check_count("rows_per_sample", self.rows_per_sample, optional=True)
         _check_batch_axis(self.batch_axis)
         _check_axis_name(self.axis_name)
         check_choice("jacobian", self.jacobian, get_args(JacobianMode))

@@ -32,6 +32,9 @@ class Block(NamedTuple):
     total: int | None
     """Samples on all devices; None where the function takes the whole batch."""
 
+    is_sketch: bool = False
+    """Whether its rows stand for others, of which there are more."""
+
     @property
     def size(self) -> int:
         """Rows of all samples."""

@@ -25,9 +25,9 @@ from hig_optax._optimizers.control import (
     share_within,
     shorten_until_lower,
 )
-from hig_optax._optimizers.fixed import find_step
 from hig_optax._optimizers.model import model_of
 from hig_optax._optimizers.report import blank, report
+from hig_optax._optimizers.steady import find_step, is_large
 from hig_optax._planning.planning import settled
 from hig_optax._solvers.formula import Scaling
 from hig_optax._solvers.step import linearise
@@ -75,9 +75,9 @@ DECIDED = _Recipe(
     patience=None,
     min_relative_damping=1e-10,
 )
-# And on a batch that stays the same nothing is noise: there the full inverse converges best, momentum is
-# worth a decade, and the damping may fall as far as the arithmetic lets it.
-FIXED = _Recipe(
+# And on a batch that stays the same nothing is noise, on a large one little: there the full inverse converges
+# best, momentum is worth a decade, and the damping may fall as far as the arithmetic lets it.
+STEADY = _Recipe(
     exponent=-1.0,
     momentum=0.9,
     max_relative_step=None,
@@ -165,6 +165,7 @@ def adaptive_hig(
     jacobian: JacobianMode = "auto",
     solver: Solver = "auto",
     num_matvecs: int | None = None,
+    rows_per_sample: int | Auto | None = "auto",
     chunk_size: int | None = None,
     spectrum_size: int = 64,
     axis_name: AxisName = None,
@@ -198,16 +199,17 @@ def adaptive_hig(
 
         m < n    exponent -3/4, momentum 0.95, max_relative_step 0.02, patience 200, min_relative_damping 1e-8
         m >= n   exponent -1/2, momentum 0, no bound, no patience, min_relative_damping 1e-10
-        fixed    exponent -1, momentum 0.9, no bound, no patience, min_relative_damping 1e-16
+        steady   exponent -1, momentum 0.9, no bound, min_relative_damping 1e-16, patience as above if m < n
 
-    A batch counts as fixed once two steps in a row have found the loss that the one before had left, and no
-    longer when one does not. There a step also follows the curve of the rows to second order (geodesic
-    acceleration, one more forward pass), nothing is cut (the damping alone keeps noise small), and λ is
-    halved after every step that was taken and multiplied by 4 for every trial that failed. A number given for
-    one of these settings holds on fixed batches too; one for `exponent`, or a cut (`rtol`, `atol`,
-    `max_rank`, also traced ones), keeps the acceleration and this rule of λ away. ``"krylov"`` has none of
-    it. For a float64 J, ``solver="auto"`` is ``"gram"`` here: the damping is above the noise of a Gram
-    matrix.
+    A batch is steady where it is large, min(m, n) >= 512, or fixed: two steps in a row have found the loss
+    that the one before had left, until one does not; s is 1 then. On a steady batch a step also follows the
+    curve of the rows to second order (geodesic acceleration, one more forward pass), nothing is cut (the
+    damping alone keeps noise small), and λ is halved after every step that was taken and multiplied by 4 for
+    every trial that failed. On a large one the step comes from a Cholesky factor, without singular values:
+    `Spectrum.rank` is -1. A number given for one of these settings holds everywhere; one for `exponent`, or a
+    cut (`rtol`, `atol`, `max_rank`, also traced ones), keeps the acceleration and this rule of λ away, and
+    brings the spectrum back. ``"krylov"`` has none of it. For a float64 J, ``solver="auto"`` is ``"gram"``
+    here: the damping is above the noise of a Gram matrix.
 
     Args:
         residual_fn: ``(params, sample) -> rows``, as in `scale_by_hig`. Without `loss_fn` the rows must be
@@ -240,6 +242,13 @@ def adaptive_hig(
             previous step is carried on whole, p = μ·previous step, beside the direction of y - J p. For
             κ = -1 and all of the row space both ways are one.
         num_matvecs: As in `scale_by_hig`.
+        rows_per_sample: How many rows of each sample J keeps: the cotangent and random combinations of what
+            its rows can do, drawn anew in every step, where the gradient stays exact, and so do loss and
+            trial. The rows of one trajectory say much the same, and J of all of them is dear. "auto": where
+            that leaves at most half of a sample's rows and of the shorter side of J, some 256 for the whole
+            batch and 8 for each sample at least; where even these cost five times more operations than
+            20 products, `solver` is ``"krylov"``. None: all rows. Residuals that take the whole batch keep
+            all.
         chunk_size: As in `scale_by_hig`.
         spectrum_size: As in `scale_by_hig`.
         axis_name: As in `scale_by_hig`.
@@ -288,6 +297,7 @@ def adaptive_hig(
         jacobian=jacobian,
         solver=solver,
         num_matvecs=num_matvecs,
+        rows_per_sample=rows_per_sample,
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
@@ -358,12 +368,15 @@ def adaptive_hig(
         numbers, updates, state, params, all_params, batch = given
         columns = optimized_columns(settings, params, batch, all_params)
         sized = settled(dataclasses.replace(settings, **numbers["settings"]), given, devices)
-        at = linearise(sized, columns, batch, devices)
+        at = linearise(sized, columns, batch, devices, state.count)
         model, work = model_of(loss_fn, at), at.dtype
         expected = jnp.where(state.accepted, state.trial_loss, state.loss)
         repeats = count_repeats(state.repeats, model.loss, expected, state.count)
         is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov")
-        recipe = _decide(numbers["recipe"], is_fixed, rows=at.y.size, columns=columns.view.size)
+        is_steady = is_fixed | (is_accelerated and is_large(at))
+        recipe = _decide(
+            numbers["recipe"], is_steady, rows=at.J.shape[0], columns=columns.view.size
+        )
         scaling = Scaling(
             relative_damping=state.damping.astype(work),
             curvature=model.curvature.astype(work),
@@ -378,7 +391,7 @@ def adaptive_hig(
             gradient,
             model,
             scaling,
-            is_fixed if is_accelerated else None,
+            is_steady if is_accelerated else None,
         )
         assert found.gradient_cosine is not None
         slope, curvature = path.slope, path.curvature
@@ -405,7 +418,7 @@ def adaptive_hig(
         if recipe.max_relative_step is not None:
             size = jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(work))) for x in columns.parts))
             bound = jnp.asarray(recipe.max_relative_step, work) * jnp.maximum(size, 1)
-            bound = jnp.where(is_fixed & isinstance(max_relative_step, str), jnp.inf, bound)
+            bound = jnp.where(is_steady & isinstance(max_relative_step, str), jnp.inf, bound)
             share, is_cut = share_within(step_norm, bound)
 
         trial, scale = shorten_until_lower(
@@ -434,7 +447,7 @@ def adaptive_hig(
             least_damping,
             is_cut,
             is_usable,
-            is_fixed if is_accelerated else None,
+            is_steady if is_accelerated else None,
         )
         share = jnp.where(trial.accepted, share, 0)
         new, is_finite = columns.replace(
@@ -463,15 +476,15 @@ def adaptive_hig(
 
 
 def _decide(
-    chosen: Mapping[str, Any], is_fixed: Bool[Array, ""], *, rows: int, columns: int
+    chosen: Mapping[str, Any], is_steady: Bool[Array, ""], *, rows: int, columns: int
 ) -> _Recipe:
     """The settings on a batch of so many rows: those that were given, and "auto" by `OPEN` or `DECIDED`.
 
-    On a fixed batch those of `FIXED` that are numbers take their place.
+    On a batch that is fixed or large those of `STEADY` that are numbers take their place.
     """
     automatic = OPEN if rows < columns else DECIDED
     numbers = {
-        name: jnp.where(is_fixed, getattr(FIXED, name), getattr(automatic, name))
+        name: jnp.where(is_steady, getattr(STEADY, name), getattr(automatic, name))
         for name in ("exponent", "momentum", "min_relative_damping")
     }
     given = {name: value for name, value in chosen.items() if not isinstance(value, str)}

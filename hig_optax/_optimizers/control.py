@@ -14,7 +14,7 @@ from hig_optax._types import Rate, Scalar
 # Marquardt's control: a step that did what the model promised lowers the damping, one that did not raises it.
 GOOD_GAIN, POOR_GAIN, FACTOR = 0.75, 0.25, 3.0
 MAX_DAMPING = 1e6
-# On a batch that stays the same: with Marquardt's thirds the Kovasznay flow ended thirty times higher.
+# On a steady batch: with Marquardt's thirds the Kovasznay flow on fixed points ended thirty times higher.
 STEADY, UNSTEADY = 0.5, 4.0
 
 # A step that fails is tried again at a quarter of its length, along the same direction, so that nothing is
@@ -124,7 +124,7 @@ def next_damping(
     minimum: Float[Array, ""],
     is_cut: Bool[Array, ""],
     is_usable: Bool[Array, ""],
-    is_fixed: Bool[Array, ""] | None = None,
+    is_steady: Bool[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The damping of the next step, and the gain ratio of this one.
 
@@ -136,7 +136,7 @@ def next_damping(
         minimum: Least damping.
         is_cut: Whether a bound shortened the step, so that its success says nothing about a longer one.
         is_usable: Whether there was a step to try.
-        is_fixed: Whether the batch stays the same: there the damping falls steadily while steps succeed.
+        is_steady: Whether the batch is fixed or large: there the damping falls steadily while steps succeed.
     """
     predicted = predicted.astype(trial.decrease.dtype)
     gain = trial.decrease / jnp.where(predicted > 0, predicted, 1)
@@ -144,9 +144,9 @@ def next_damping(
     raised = jnp.power(FACTOR, failed.astype(damping.dtype))
     raised = jnp.where((failed == 0) & (gain < POOR_GAIN), FACTOR, raised)
     factor = jnp.where((failed == 0) & (gain > GOOD_GAIN) & ~is_cut, 1 / FACTOR, raised)
-    if is_fixed is not None:
+    if is_steady is not None:
         steady = jnp.where(failed == 0, STEADY, jnp.power(UNSTEADY, failed.astype(damping.dtype)))
-        factor = jnp.where(is_fixed, steady, factor)
+        factor = jnp.where(is_steady, steady, factor)
     factor = jnp.where(is_usable & ~is_rounding(predicted, loss), factor, 1).astype(damping.dtype)
     return jnp.clip(damping * factor, minimum, MAX_DAMPING), jnp.where(is_usable, gain, 0)
 

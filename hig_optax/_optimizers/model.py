@@ -30,7 +30,7 @@ def model_of(loss_fn: LossFn | None, at: Linearised) -> Model:
     """The model of `loss_fn`, or of ½Σrows², averaged over the samples of a residual that takes one."""
     y = at.y
     if loss_fn is not None:
-        loss_at = loss_of_rows(loss_fn, at)
+        loss_at = loss_of_rows(loss_fn, at.residual, at.batch)
         loss, g = jax.value_and_grad(loss_at)(y)
         length = norm(g)
         unit = g / jnp.where(length > 0, length, 1)

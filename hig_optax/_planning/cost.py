@@ -274,6 +274,8 @@ def _inner(eqn: Any) -> _Cost:
         kernel = eqn.invars[1].aval.shape
         out = params["dimension_numbers"].rhs_spec[0]
         return _Cost(2 * size * math.prod(kernel) / kernel[out], 0, 0)
+    if name == "fft":
+        return _Cost(5 * size * math.log2(max(2, math.prod(params["fft_lengths"]))), 0, 0)
     if name in _FACTORISATIONS:
         *batch, rows, columns = eqn.invars[0].aval.shape
         flops, entries = _FACTORISATIONS[name](rows, columns)

@@ -17,6 +17,7 @@ from hig_optax._inputs.settings import Settings, check_number
 from hig_optax._jacobian.choices import exact_solver
 from hig_optax._planning.cost import cost_of
 from hig_optax._planning.options import Option, Plan, Solver
+from hig_optax._planning.price import sketch_price
 from hig_optax._planning.traffic import collectives
 from hig_optax._solvers.step import find_direction, layout_of
 from hig_optax._types import ResidualFns, Tree
@@ -38,6 +39,10 @@ MARGIN = 1.25
 # What the first call of any program adds, code and buffers of libraries: 9 MiB for a step of Adam.
 FIXED = 10 * 2**20
 
+# A sketch takes whole steps, products alone a subspace of it: worth several times the operations, but not on
+# Poisson's equation (64 fields of 64 rows, 24896 parameters), where it takes thirty times as many.
+DEAR_SKETCH = 5.0
+
 # From one chunk size to the next smaller one that is tried.
 SMALLER = 4
 
@@ -52,6 +57,8 @@ class _Layout(NamedTuple):
     may_chunk_products: bool
     has_custom_vjp: bool
     devices: int
+    sketch_price: float | None
+    """Operations of a step by a sketch over those by products alone; None without a sketch."""
 
 
 class _Call(NamedTuple):
@@ -158,6 +165,8 @@ def settled(settings: Settings, arguments: Arguments, devices: Devices | None) -
     arguments = arguments._replace(numbers={}, state=None)
     call = _Call(arguments, lambda update, _, arguments: update(devices, arguments))
     layout = _layout(settings, call)
+    if (layout.sketch_price or 0) > DEAR_SKETCH and not layout.has_custom_vjp:
+        return _with(settings, "krylov", settings.chunk_size)
     if _is_small(settings, layout):
         return settings
     options = []
@@ -264,6 +273,7 @@ def _layout(settings: Settings, call: _Call) -> _Layout:
                 may_chunk_products=any(way.block.samples.size for way in at.ways),
                 has_custom_vjp=at.residual.has_custom_vjp or at.residual.is_forward_only,
                 devices=1 if devices is None else devices.number,
+                sketch_price=sketch_price(at),
             )
         )
         return ()

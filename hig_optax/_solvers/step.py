@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from hig_optax._devices.devices import Devices
 from hig_optax._inputs.columns import Columns
@@ -14,9 +14,10 @@ from hig_optax._jacobian.algebra import Jacobian
 from hig_optax._jacobian.choices import DEFAULT_MATVECS, choose_solver, exact_solver
 from hig_optax._jacobian.form import Layout, form, form_products, lay_out
 from hig_optax._jacobian.rows import Residual, residual_of
+from hig_optax._jacobian.sketch import Sketch, rows_left, sketch
 from hig_optax._jacobian.strips import Condensed
 from hig_optax._solvers.direction import half_inverse_direction
-from hig_optax._solvers.formula import Direction, Scaling
+from hig_optax._solvers.formula import Direction, RowBlocks, Scaling
 from hig_optax._solvers.subspace import krylov_direction, krylov_step
 from hig_optax._types import LossFn, Tree
 
@@ -29,7 +30,19 @@ class Linearised(NamedTuple):
     """The samples of all devices, where there is a loss to take of their rows."""
     y: Float[Array, " m"]
     J: Jacobian
+    """Of all rows, or of those that a sketch leaves."""
     solver: Any
+    sketch: Sketch | None = None
+
+    def kept(self, w: Float[Array, " m"]) -> Float[Array, " k"]:
+        """A vector of the row side as J has it: what the sketch leaves of it."""
+        w = w.astype(self.dtype)
+        return w if self.sketch is None else self.sketch.of(w)
+
+    @property
+    def sizes(self) -> RowBlocks:
+        """Names and numbers of rows of the named blocks of J."""
+        return (self.residual if self.sketch is None else self.sketch.residual).sizes
 
     @property
     def dtype(self) -> Any:
@@ -47,6 +60,14 @@ def layout_of(
         ValueError: `batch` or the rows do not fit.
     """
     residual = residual_of(settings, columns, batch, devices)
+    left = _rows_left(settings, residual, columns)
+    if any(left):  # only their numbers matter here
+        y = jnp.zeros(residual.size, residual.dtype)
+        residual = _sketched(settings, residual, columns, y, left, jnp.int32(0)).residual
+    return _layout_of(settings, residual, columns)
+
+
+def _layout_of(settings: Settings, residual: Residual, columns: Columns) -> Layout:
     # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
     dtypes = (residual.lowest_dtype, columns.view.lowest_dtype)
     dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
@@ -65,17 +86,67 @@ def layout_of(
 
 
 def linearise(
-    settings: Settings, columns: Columns, batch: Tree, devices: Devices | None = None
+    settings: Settings,
+    columns: Columns,
+    batch: Tree,
+    devices: Devices | None = None,
+    count: Int[Array, ""] | None = None,
 ) -> Linearised:
     """Rows and Jacobian of a batch, of which each device has its own samples if there are several.
+
+    Args:
+        settings: What the rows are, and how J is to be had.
+        columns: The parameters.
+        batch: The samples.
+        devices: Those that share them.
+        count: Number of updates so far, the seed of a sketch.
 
     Raises:
         TypeError: Rows that are not floating-point numbers.
         ValueError: `batch` or the rows do not fit.
     """
-    layout = layout_of(settings, columns, batch, devices)
+    residual = residual_of(settings, columns, batch, devices)
     if devices is not None and settings.loss_fn is not None:
         batch = devices.whole_batch(batch, settings.batch_axis)
+    left = _rows_left(settings, residual, columns)
+    if not any(left):
+        return _linearised(settings, residual, columns, batch)
+    y = residual.evaluate(columns.parts, settings.chunk_size)
+    g = (
+        y
+        if settings.loss_fn is None
+        else jax.grad(loss_of_rows(settings.loss_fn, residual, batch))(y)
+    )
+    found = _sketched(
+        settings, residual, columns, g, left, jnp.int32(0) if count is None else count
+    )
+    at = _linearised(settings, found.residual, columns, batch)
+    return at._replace(residual=residual, y=y, sketch=found)
+
+
+def _rows_left(settings: Settings, residual: Residual, columns: Columns) -> tuple[int | None, ...]:
+    if settings.solver == "krylov" or settings.jacobian == "forward":
+        return (None,) * len(residual.blocks)
+    return rows_left(residual, columns.view.size, settings.rows_per_sample)
+
+
+def _sketched(
+    settings: Settings,
+    residual: Residual,
+    columns: Columns,
+    cotangent: Float[Array, " m"],
+    left: tuple[int | None, ...],
+    seed: Int[Array, ""],
+) -> Sketch:
+    return sketch(
+        residual, columns.parts, cotangent, left, seed=seed, chunk_size=settings.chunk_size
+    )
+
+
+def _linearised(
+    settings: Settings, residual: Residual, columns: Columns, batch: Tree
+) -> Linearised:
+    layout = _layout_of(settings, residual, columns)
     solver = choose_solver(
         settings.solver, dtype=layout.dtype, rtol=settings.rtol, is_damped=settings.is_damped
     )
@@ -107,7 +178,8 @@ def find_direction(
     at = linearise(settings, columns, batch, devices)
     cotangent = None
     if settings.loss_fn is not None:
-        cotangent = jax.grad(loss_of_rows(settings.loss_fn, at))(at.y).astype(at.dtype)
+        loss = loss_of_rows(settings.loss_fn, at.residual, at.batch)
+        cotangent = at.kept(jax.grad(loss)(at.y))
     return direction_from(settings, at, columns.gradient(updates, at.dtype), cotangent)
 
 
@@ -129,7 +201,7 @@ def direction_from(
         "atol": settings.atol,
         "damping": settings.damping,
         "max_rank": settings.max_rank,
-        "row_blocks": at.residual.sizes,
+        "row_blocks": at.sizes,
     }
     if at.solver == "krylov":
         keywords["num_matvecs"] = settings.num_matvecs or DEFAULT_MATVECS
@@ -155,12 +227,12 @@ def direction_from(
 
 
 def loss_of_rows(
-    loss_fn: LossFn, at: Linearised
+    loss_fn: LossFn, residual: Residual, batch: Tree
 ) -> Callable[[Float[Array, " m"]], Float[Array, ""]]:
     """The user's loss as a function of the rows as one real vector, (m,)."""
 
     def loss(y: jax.Array) -> jax.Array:
-        value = loss_fn(at.residual.unravel(y), at.batch)
+        value = loss_fn(residual.unravel(y), batch)
         is_array = isinstance(value, jax.Array)
         if not is_array or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             what = f"shape {value.shape} and dtype {value.dtype}" if is_array else repr(value)

@@ -34,9 +34,11 @@ class KSControl:
 
     The actuators push with b_j, Gaussian bumps of standard deviation 2 at distance 4, and keep their
     strengths c_j from start to end. The network reads the lowest 16 modes of the target and answers with
-    5 c. The solver works on 128 grid points, with Fourier modes in space and 20 steps of fourth order
-    in time. It starts from y = cos(2πx/32) (1 + sin(2πx/32)); targets are what random strengths, uniform in
-    [-0.2, 0.2), make of it, so that rows can vanish.
+    c over `strength`. The solver works on 128 grid points, with Fourier modes in space and 20 steps of fourth
+    order in time. It starts from y = cos(2πx/32) (1 + sin(2πx/32)); targets are what random strengths,
+    uniform in [-0.02, 0.02), make of it, so that rows can vanish. With ten times that strength they are so
+    bent a function of the targets that a network of this width ends far higher by any method (Muon 7.5e-4,
+    Adam 1.0e-2 after 15 s).
 
         network         32 - 32 - 32 - 8, tanh, last layer linear            2376 parameters
         control         c, shape (8,)
@@ -78,7 +80,7 @@ class KSControl:
     dt: float = 0.25
     num_modes: int = 16
     num_actuators: int = 8
-    strength: float = 0.2
+    strength: float = 0.02
     num_train: int = 256
     num_test: int = 256
 
