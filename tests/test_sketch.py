@@ -173,9 +173,9 @@ def many(rows):
 @pytest.mark.parametrize(
     ("rows", "samples", "columns", "number"),
     [
-        (128, 16, 2376, 16),
+        (128, 16, 2376, 8),
         (160, 64, 5000, 8),
-        (160, 6, 5000, 42),
+        (160, 6, 5000, 21),
         (4, 512, 5000, None),  # rows of a sample are few
         (128, 16, 300, None),  # the other side of J is short
         (40, 8, 5000, None),  # J is small

@@ -244,11 +244,11 @@ def adaptive_hig(
         num_matvecs: As in `scale_by_hig`.
         rows_per_sample: How many rows of each sample J keeps: the cotangent and random combinations of what
             its rows can do, drawn anew in every step, where the gradient stays exact, and so do loss and
-            trial. The rows of one trajectory say much the same, and J of all of them is dear. "auto": where
-            that leaves at most half of a sample's rows and of the shorter side of J, some 256 for the whole
-            batch and 8 for each sample at least; where even these cost five times more operations than
-            20 products, `solver` is ``"krylov"``. None: all rows. Residuals that take the whole batch keep
-            all.
+            trial. The rows of one trajectory say much the same, and J of all of them is dear. "auto": some
+            128 for the whole batch, and 8 for each sample at least, where that is at most half of a sample's
+            rows and a quarter of the shorter side of J; where even these cost five times more operations
+            than 20 products, `solver` is ``"krylov"``. None: all rows. Residuals that take the whole batch
+            keep all.
         chunk_size: As in `scale_by_hig`.
         spectrum_size: As in `scale_by_hig`.
         axis_name: As in `scale_by_hig`.
