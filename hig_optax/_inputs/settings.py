@@ -13,6 +13,7 @@ import numpy as np
 
 from hig_optax._types import (
     AxisName,
+    BadSamples,
     JacobianMode,
     LossFn,
     Rate,
@@ -34,6 +35,7 @@ STATIC_ARGS = (
     "chunk_size",
     "spectrum_size",
     "axis_name",
+    "bad_samples",
 )
 """Names of the settings that are not numbers to be traced, for ``optax.inject_hyperparams``.
 
@@ -72,6 +74,7 @@ class Settings:
     chunk_size: int | None = None
     spectrum_size: int = 64
     axis_name: AxisName = None
+    bad_samples: BadSamples = "refuse"
     is_damped: bool = False
     """Whether every step is damped by more than the noise of a Gram matrix, as adaptive ones are."""
 
@@ -93,6 +96,7 @@ class Settings:
         _check_axis_name(self.axis_name)
         check_choice("jacobian", self.jacobian, get_args(JacobianMode))
         check_choice("solver", self.solver, get_args(Solver))
+        check_choice("bad_samples", self.bad_samples, get_args(BadSamples))
         if self.num_matvecs is not None and self.solver not in ("auto", "krylov"):
             raise ValueError(
                 f'num_matvecs is the number of products that solver="krylov" takes, got {self.num_matvecs} '

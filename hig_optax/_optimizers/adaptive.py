@@ -30,9 +30,10 @@ from hig_optax._optimizers.model import model_of
 from hig_optax._optimizers.report import blank, report
 from hig_optax._planning.planning import settled
 from hig_optax._solvers.formula import Scaling
-from hig_optax._solvers.step import linearise
+from hig_optax._solvers.step import counted, linearise, usable
 from hig_optax._types import (
     AxisName,
+    BadSamples,
     JacobianMode,
     LossFn,
     ResidualFns,
@@ -168,6 +169,7 @@ def adaptive_hig(
     chunk_size: int | None = None,
     spectrum_size: int = 64,
     axis_name: AxisName = None,
+    bad_samples: BadSamples = "refuse",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Half-inverse gradients without a learning rate to tune: damped, scaled, tried before taken.
 
@@ -243,6 +245,11 @@ def adaptive_hig(
         chunk_size: As in `scale_by_hig`.
         spectrum_size: As in `scale_by_hig`.
         axis_name: As in `scale_by_hig`.
+        bad_samples: What becomes of a batch in which a sample has rows or derivatives that are NaN or inf (a
+            norm at zero, a degenerate eigenvalue, an input that is NaN). ``"refuse"``: the step is not taken,
+            so that nothing is left out in silence; `Spectrum.num_bad_samples` says how many there are.
+            ``"drop"``: their rows and derivatives count as zero, here and in the trial, and the mean goes
+            over the others. See `scale_by_hig` for what that costs, and what `loss_fn` gets.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` whose updates are final: add them to the parameters.
@@ -291,6 +298,7 @@ def adaptive_hig(
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
+        bad_samples=bad_samples,
         is_damped=True,
     )
     chosen = {
@@ -370,7 +378,7 @@ def adaptive_hig(
             previous=None if state.momentum is None else columns.vector(state.momentum, work),
             momentum=jnp.asarray(recipe.momentum, work),
         )
-        gradient = columns.gradient(updates, work)
+        gradient = usable(columns.gradient(updates, work), at)
         found, path = find_step(
             dataclasses.replace(sized, exponent=recipe.exponent),
             at,
@@ -381,11 +389,13 @@ def adaptive_hig(
             is_fixed if is_accelerated else None,
         )
         assert found.gradient_cosine is not None
+        found = counted(found, gradient, at)
         slope, curvature = path.slope, path.curvature
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(path.step))
         is_finite &= jnp.isfinite(model.loss) & are_finite(numbers)
-        is_usable = is_finite & (found.gradient_cosine > 0) & jnp.isfinite(numbers["rate"])
+        # It is NaN where samples were left out that the incoming gradient has: there is nothing to compare.
+        is_usable = is_finite & ~(found.gradient_cosine <= 0) & jnp.isfinite(numbers["rate"])
         step = jnp.where(is_usable, path.step, 0)
         half = jnp.where(is_usable, path.half, 0)
 

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._devices.devices import Devices
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.algebra import Jacobian
+from hig_optax._jacobian.bad_samples import count_unless, without_bad
 from hig_optax._jacobian.choices import DEFAULT_MATVECS, choose_solver, exact_solver
 from hig_optax._jacobian.form import Layout, form, form_products, lay_out
 from hig_optax._jacobian.rows import Residual, residual_of
@@ -30,6 +31,8 @@ class Linearised(NamedTuple):
     y: Float[Array, " m"]
     J: Jacobian
     solver: Any
+    count_bad: Callable[[Bool[Array, ""]], Int[Array, ""]]
+    """``whether the step is finite -> how many samples are not``."""
 
     @property
     def dtype(self) -> Any:
@@ -60,7 +63,6 @@ def layout_of(
         chunk_size=settings.chunk_size,
         dtype=dtype,
         is_condensed=solver == "gram",
-        is_formed=solver != "krylov",
     )
 
 
@@ -74,6 +76,8 @@ def linearise(
         ValueError: `batch` or the rows do not fit.
     """
     layout = layout_of(settings, columns, batch, devices)
+    if settings.bad_samples == "drop":
+        layout, batch = without_bad(layout, settings, batch, devices)
     if devices is not None and settings.loss_fn is not None:
         batch = devices.whole_batch(batch, settings.batch_axis)
     solver = choose_solver(
@@ -88,7 +92,13 @@ def linearise(
         )
     else:
         y, J = form(layout)
-    return Linearised(layout.residual, batch, y, J, solver)
+
+    def count_bad(is_finite: Array) -> Array:
+        if layout.residual.num_dropped is not None:
+            return layout.residual.num_dropped
+        return count_unless(is_finite, layout, devices)
+
+    return Linearised(layout.residual, batch, y, J, solver, count_bad)
 
 
 def find_direction(
@@ -108,7 +118,8 @@ def find_direction(
     cotangent = None
     if settings.loss_fn is not None:
         cotangent = jax.grad(loss_of_rows(settings.loss_fn, at))(at.y).astype(at.dtype)
-    return direction_from(settings, at, columns.gradient(updates, at.dtype), cotangent)
+    gradient = usable(columns.gradient(updates, at.dtype), at)
+    return counted(direction_from(settings, at, gradient, cotangent), gradient, at)
 
 
 def direction_from(
@@ -154,12 +165,45 @@ def direction_from(
     return found._replace(is_finite=found.is_finite & jnp.all(jnp.isfinite(at.y)))
 
 
+def usable(gradient: Float[Array, " n"], at: Linearised) -> Float[Array, " n"]:
+    """The incoming gradient, and zeros where it is not finite while samples were left out.
+
+    It is that of all samples, and NaN where one of them is. Nothing is taken from it then.
+    """
+    number = at.residual.num_dropped
+    if number is None:
+        return gradient
+    return jnp.where((number > 0) & ~jnp.all(jnp.isfinite(gradient)), 0, gradient)
+
+
+def counted(found: Direction, gradient: Float[Array, " n"], at: Linearised) -> Direction:
+    """A direction that tells how many samples were not finite; where all were, it is not finite either.
+
+    Args:
+        found: The direction.
+        gradient: The incoming one, as `usable` returns it.
+        at: The rows.
+    """
+    found = found._replace(num_bad=at.count_bad(found.is_finite))
+    if at.residual.num_dropped is None:
+        return found
+    number, gradient_cosine = at.residual.num_dropped, found.gradient_cosine
+    if gradient_cosine is not None:
+        is_compared = (number == 0) | jnp.any(gradient != 0)
+        gradient_cosine = jnp.where(is_compared, gradient_cosine, jnp.nan)
+    is_finite = found.is_finite & (number < at.residual.num_parts)
+    return found._replace(is_finite=is_finite, gradient_cosine=gradient_cosine)
+
+
 def loss_of_rows(
     loss_fn: LossFn, at: Linearised
 ) -> Callable[[Float[Array, " m"]], Float[Array, ""]]:
     """The user's loss as a function of the rows as one real vector, (m,)."""
 
     def loss(y: jax.Array) -> jax.Array:
+        is_kept = at.residual.is_kept
+        if is_kept is not None:  # at rows of zero, too, a loss may have a derivative of NaN
+            y = jnp.where(is_kept, y, 0)
         value = loss_fn(at.residual.unravel(y), at.batch)
         is_array = isinstance(value, jax.Array)
         if not is_array or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
