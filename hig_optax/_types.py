@@ -92,7 +92,8 @@ class Spectrum(NamedTuple):
     the solver's noise floor."""
 
     condition: Float[Array, ""]
-    """σ₁ over the smallest kept singular value; inf at rank 0."""
+    """σ₁ over the smallest kept singular value; at rank 0 inf, or the largest float32 in a step compiled
+    under ``jax_debug_infs``."""
 
     gradient_kept: Float[Array, ""]
     """Share in [0, 1] of the gradient's squared norm that lies in the kept directions, damping left

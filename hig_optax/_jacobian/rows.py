@@ -199,7 +199,8 @@ def _trace(residual_fn: ResidualFn, columns: Columns, samples: Samples, name: st
             return residual_fn(params, sample)
 
     try:
-        return trace_rows(residual, columns.parts, samples.example)
+        has_frozen = not all(columns.is_optimized) or columns.all_params is not None
+        return trace_rows(residual, columns.parts, samples.example, has_frozen=has_frozen)
     except Exception as error:
         if name is not None:
             error.add_note(f"This is residual_fn[{name!r}].")

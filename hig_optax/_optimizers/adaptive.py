@@ -373,7 +373,7 @@ def adaptive_hig(
         is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov")
         recipe = _decide(numbers["recipe"], is_fixed, rows=at.y.size, columns=columns.view.size)
         scaling = Scaling(
-            relative_damping=state.damping.astype(work),
+            relative_damping=at.relative_damping(state.damping),
             curvature=model.curvature.astype(work),
             previous=None if state.momentum is None else columns.vector(state.momentum, work),
             momentum=jnp.asarray(recipe.momentum, work),

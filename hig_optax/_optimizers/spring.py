@@ -183,12 +183,12 @@ def spring(
         max_step_norm = numbers["max_step_norm"]
         columns = optimized_columns(settings, params, batch, all_params)
         at = linearise(settings, columns, batch, devices)
-        samples = at.residual.num_averaged
+        samples = jnp.asarray(at.residual.num_averaged, at.dtype)
         gradient, y = usable(columns.gradient(updates, at.dtype), at), at.y.astype(at.dtype)
         carried = jnp.asarray(momentum, at.dtype) * columns.vector(state.momentum, at.dtype)
         # Rows and J undivided: λ is multiplied by b instead.
         found = direction_from(
-            dataclasses.replace(settings, damping=samples * damping),
+            dataclasses.replace(settings, damping=samples * jnp.asarray(damping, at.dtype)),
             at,
             gradient,
             y - at.J.matvec(carried),

@@ -130,11 +130,11 @@ def scale_by_hig(
             samples lowers another loss than the one that is written down. `Spectrum.num_bad_samples` says how
             many they are. ``"drop"``: their rows and derivatives count as zero. It needs `loss_fn`, whose
             gradient is taken without them; the incoming one is NaN then as a rule, and is not looked at
-            (`gradient_cosine` is NaN too). `loss_fn` gets rows of zero for them, and in `batch` a copy of another
-            sample: a mean over the samples still divides by all of them. To find them takes one derivative
-            more of each sample. Where all samples of a block are bad, the step is zero. Of a residual that
-            takes the whole batch rows are dropped, which in reverse mode does not help where a NaN has spread
-            to the derivatives of all rows: write it per sample.
+            (`Spectrum.gradient_cosine` is NaN too). `loss_fn` gets rows of zero for them, and in `batch` a
+            copy of another sample: a mean over the samples still divides by all of them. To find them takes
+            one derivative more of each sample. Where all samples of a block are bad, the step is zero. Of a
+            residual that takes the whole batch rows are dropped, which in reverse mode does not help where a
+            NaN has spread to the derivatives of all rows: write it per sample.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``. ``update(grads, state, params, batch=batch)`` needs

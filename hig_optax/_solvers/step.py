@@ -39,6 +39,17 @@ class Linearised(NamedTuple):
         """Dtype of J."""
         return self.J.dtype
 
+    def relative_damping(self, damping: Float[Array, ""]) -> Float[Array, ""]:
+        """What solvers are to multiply the mean of σ² by, where it is that of the rows that count.
+
+        They take it over all min(m, n) singular values, and rows that were left out are zeros among them.
+        """
+        if self.residual.is_kept is None or self.solver == "krylov":
+            return damping.astype(self.dtype)
+        m, n = self.J.shape
+        counted = jnp.clip(jnp.sum(self.residual.is_kept), 1, n)
+        return damping.astype(self.dtype) * (min(m, n) / counted.astype(self.dtype))
+
 
 def layout_of(
     settings: Settings, columns: Columns, batch: Tree, devices: Devices | None = None
