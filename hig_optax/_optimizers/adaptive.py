@@ -388,8 +388,8 @@ def adaptive_hig(
             scaling,
             is_fixed if is_accelerated else None,
         )
-        assert found.gradient_cosine is not None
         found = counted(found, gradient, at)
+        assert found.gradient_cosine is not None
         slope, curvature = path.slope, path.curvature
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(path.step))
