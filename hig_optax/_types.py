@@ -20,6 +20,7 @@ LossFn = Callable[[Tree, Tree], jax.Array]
 
 Solver = Literal["auto", "svd", "gram", "krylov"]
 JacobianMode = Literal["auto", "reverse", "forward"]
+BadSamples = Literal["refuse", "drop"]
 Scalar = float | jax.Array
 Rate = Scalar | Callable[[Any], Any]
 """A learning rate, or a schedule: ``number of updates -> learning rate``."""
@@ -91,7 +92,8 @@ class Spectrum(NamedTuple):
     the solver's noise floor."""
 
     condition: Float[Array, ""]
-    """σ₁ over the smallest kept singular value; inf at rank 0."""
+    """σ₁ over the smallest kept singular value; at rank 0 inf, or the largest float32 in a step compiled
+    under ``jax_debug_infs``."""
 
     gradient_kept: Float[Array, ""]
     """Share in [0, 1] of the gradient's squared norm that lies in the kept directions, damping left
@@ -115,3 +117,9 @@ class Spectrum(NamedTuple):
     is_finite: Bool[Array, ""]
     """False if rows, Jacobian, gradient, traced settings or update held NaN or inf; the update was then
     zero."""
+
+    num_bad_samples: Int[Array, ""]
+    """How many samples of the batch have rows or derivatives that are NaN or inf, int32, those of all blocks
+    and devices together. (Of a residual that takes the whole batch: how many rows. Where it has no forward
+    rule, only the rows themselves are looked at.) With ``bad_samples="drop"`` the step left them out; with
+    ``"refuse"`` the update was zero. 0 beside a false `is_finite`: the NaN is elsewhere."""

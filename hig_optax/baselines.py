@@ -14,7 +14,16 @@ from hig_optax._optimizers.adaptive import adaptive_hig
 from hig_optax._optimizers.sip import sip_value_and_grad as sip_value_and_grad
 from hig_optax._optimizers.spring import spring as spring
 from hig_optax._optimizers.transform import hig
-from hig_optax._types import AxisName, JacobianMode, LossFn, ResidualFns, Scalar, Solver, Tree
+from hig_optax._types import (
+    AxisName,
+    BadSamples,
+    JacobianMode,
+    LossFn,
+    ResidualFns,
+    Scalar,
+    Solver,
+    Tree,
+)
 
 
 def gauss_newton(
@@ -33,6 +42,7 @@ def gauss_newton(
     chunk_size: int | None = None,
     spectrum_size: int = 64,
     axis_name: AxisName = None,
+    bad_samples: BadSamples = "refuse",
 ) -> optax.GradientTransformationExtraArgs:
     """Gauss-Newton by a truncated pseudo-inverse: `hig_optax.hig` with exponent κ = -1.
 
@@ -61,6 +71,7 @@ def gauss_newton(
         chunk_size: As in `hig_optax.scale_by_hig`.
         spectrum_size: As in `hig_optax.scale_by_hig`.
         axis_name: As in `hig_optax.scale_by_hig`.
+        bad_samples: As in `hig_optax.scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``, as from `hig_optax.hig`.
@@ -102,6 +113,7 @@ def gauss_newton(
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
+        bad_samples=bad_samples,
     )
 
 
@@ -122,6 +134,7 @@ def levenberg_marquardt(
     chunk_size: int | None = None,
     spectrum_size: int = 64,
     axis_name: AxisName = None,
+    bad_samples: BadSamples = "refuse",
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt at a fixed damping: `hig_optax.hig` with exponent κ = -1 and damping λ.
 
@@ -150,6 +163,7 @@ def levenberg_marquardt(
         chunk_size: As in `hig_optax.scale_by_hig`.
         spectrum_size: As in `hig_optax.scale_by_hig`.
         axis_name: As in `hig_optax.scale_by_hig`.
+        bad_samples: As in `hig_optax.scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``, as from `hig_optax.hig`.
@@ -192,6 +206,7 @@ def levenberg_marquardt(
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
+        bad_samples=bad_samples,
     )
 
 
@@ -216,6 +231,7 @@ def adaptive_levenberg_marquardt(
     chunk_size: int | None = None,
     spectrum_size: int = 64,
     axis_name: AxisName = None,
+    bad_samples: BadSamples = "refuse",
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt with damping by success: `hig_optax.adaptive_hig` with exponent κ = -1.
 
@@ -242,6 +258,7 @@ def adaptive_levenberg_marquardt(
         chunk_size: As in `hig_optax.scale_by_hig`.
         spectrum_size: As in `hig_optax.scale_by_hig`.
         axis_name: As in `hig_optax.scale_by_hig`.
+        bad_samples: As in `hig_optax.scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``, as from `hig_optax.adaptive_hig`.
@@ -290,4 +307,5 @@ def adaptive_levenberg_marquardt(
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
+        bad_samples=bad_samples,
     )

@@ -111,6 +111,11 @@ RESIDUALS = [
         TypeError,
         "residual_fn must return arrays, got 'rows' of type str at the root",
     ),
+    (
+        lambda p, s: (p["w"] * s["x"], s["x"]),
+        ValueError,
+        r"rows and nothing beside them, got a tuple whose part \[1\] depends on no parameter",
+    ),
     (lambda p, s: {"r": p["w"] > 0}, TypeError, r"floating-point rows, got bool at \['r'\]"),
 ]
 
@@ -120,6 +125,28 @@ def test_residuals(residual_fn, error, message):
     with pytest.raises(error, match=message):
         update(residual_fn=residual_fn)
 
+
+class Foreign:
+    """As an array of PyTorch looks to JAX: it has a shape, and a dtype that NumPy does not know."""
+
+    shape, ndim = (4, 3), 2
+
+    class dtype:  # noqa: N801
+        kind = "f"
+
+    def __len__(self):
+        return 4
+
+
+FOREIGN = [
+    (Foreign(), ".*dtype.*"),
+    (np.array([[1, None]] * 4, object), "object"),
+    (np.array(list("abcd")), "<U1"),
+    (np.array(["2020-01-01"] * 4, "M8[D]"), r"datetime64\[D\]"),
+    (np.array([1] * 4, "m8[s]"), r"timedelta64\[s\]"),
+    (np.ma.masked_array(np.ones(4), [0, 1, 0, 1]), "float64"),
+    (np.ones(4, [("a", "f4")]), r"\[\('a', '<f4'\)\]"),
+]
 
 BATCHES = [
     (
@@ -137,6 +164,10 @@ BATCHES = [
     ),
     (BATCH | {"name": "ocean"}, {}, r"batch\['name'\] must be an array, got 'ocean' of type str"),
     (BATCH | {"run": object()}, {}, r"batch\['run'\] must be an array"),
+    *(
+        (BATCH | {"x": x}, {}, rf"batch\['x'\] must be an array, got one of dtype {dtype} of type")
+        for x, dtype in FOREIGN
+    ),
     (BATCH, {"batch_axis": 2}, r"batch_axis=2 does not exist in batch\['x'\] of shape \(4, 3\)"),
     (BATCH, {"batch_axis": {"x": 0}}, "batch_axis must be .* prefix of batch"),
     (BATCH, {"batch_axis": {"x": None, "y": None}}, "batch must hold an array with a sample axis"),
@@ -148,6 +179,30 @@ def test_batches(batch, settings, message):
     opt = hig_optax.scale_by_hig(residual, **settings)
     with pytest.raises((ValueError, TypeError), match=message):
         opt.update(PARAMS, opt.init(PARAMS), PARAMS, batch=batch)
+
+
+@pytest.mark.parametrize(("leaf", "dtype"), FOREIGN)
+def test_foreign_arrays_before_a_step(leaf, dtype):
+    batch = BATCH | {"x": leaf}
+    with pytest.raises(TypeError, match=r"batch\['x'\] must be an array"):
+        hig_optax.plan(residual, PARAMS, batch)
+    opt = hig_optax.scale_by_hig(residual)
+    with pytest.raises(TypeError, match=r"example_batch\['x'\] must be an array"):
+        hig_optax.accumulate(opt, 2, batch)
+    gathered = hig_optax.accumulate(opt, 2, BATCH)
+    with pytest.raises(TypeError, match=r"^batch\['x'\] must be an array"):
+        gathered.update(PARAMS, gathered.init(PARAMS), PARAMS, batch=batch)
+
+
+def test_what_lies_beside_the_rows_of_frozen_parameters_may_be_constant():
+    params = {"w": jnp.ones(3), "frozen": jnp.ones(3)}
+
+    def rows(params, sample):
+        return params["w"] * sample["x"], params["frozen"] * sample["x"]
+
+    opt = hig_optax.scale_by_hig(rows, mask={"w": True, "frozen": False})
+    _, state = opt.update(params, opt.init(params), params, batch=BATCH)
+    assert state.spectrum.rank == 3
 
 
 def test_donated_buffers_are_named_by_jax():

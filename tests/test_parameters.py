@@ -437,3 +437,48 @@ def test_numpy_parameters_in_float64_are_taken_as_jax_takes_them(make):
         updates, after = update(w, state, w, batch=batch)
         assert updates.dtype == jnp.float32
         assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+
+
+def _nnx_problem():
+    model = Module(jnp.ones(2), jnp.ones(3), jnp.ones(1))
+    graphdef = nnx.graphdef(model)
+
+    def residual_fn(params, x):
+        m = nnx.merge(graphdef, params)
+        return jnp.concatenate([m.a * x, m.b * x, m.c * x]) - 0.5
+
+    def loss(model, batch):
+        return jnp.sum(jnp.concatenate([model.a, model.b, model.c])[:, None] * batch) ** 2
+
+    return model, residual_fn, jnp.arange(1.0, 4.0), loss
+
+
+NNX_MASKS = {
+    "State of Param": lambda state: jax.tree.map(lambda x: x.size != 2, state),
+    "State of bools": lambda state: nnx.State({"a": False, "b": True, "c": True}),
+    "function": lambda state: lambda params: jax.tree.map(lambda x: x.size != 2, params),
+}
+
+
+@pytest.mark.parametrize("mask", NNX_MASKS)
+def test_a_mask_under_nnx_optimizer(mask):
+    model, residual_fn, batch, loss = _nnx_problem()
+    marks = NNX_MASKS[mask](nnx.state(model, nnx.Param))
+    optimizer = nnx.Optimizer(model, hig_optax.hig(0.1, residual_fn, mask=marks), wrt=nnx.Param)
+    optimizer.update(model, nnx.grad(loss)(model, batch), batch=batch)
+    np.testing.assert_array_equal(model.a.get_value(), 1)
+    assert (model.b.get_value() != 1).all()
+    assert (model.c.get_value() != 1).all()
+
+
+def test_labels_under_nnx_optimizer_are_a_function():
+    def labels(params):
+        return jax.tree.map(lambda x: "hig" if x.size != 2 else "sgd", params)
+
+    model, residual_fn, batch, loss = _nnx_problem()
+    by = {"hig": hig_optax.hig(0.1, residual_fn), "sgd": optax.sgd(0.0)}
+    optimizer = nnx.Optimizer(model, optax.partition(by, labels), wrt=nnx.Param)
+    all_params = nnx.state(model, nnx.Param)
+    optimizer.update(model, nnx.grad(loss)(model, batch), batch=batch, all_params=all_params)
+    np.testing.assert_array_equal(model.a.get_value(), 1)
+    assert (model.b.get_value() != 1).all()

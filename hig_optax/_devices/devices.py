@@ -87,6 +87,11 @@ class Devices:
         }
         return found.get(None, found)
 
+    def one_of(self, own: Array, is_offered: Array) -> Array:
+        """What the first of the devices has that offer theirs; the first one's where none does."""
+        chosen = jnp.argmax(self.whole(is_offered[None], size=self.number))
+        return self._whole_leaf(own[None], 0, self.number)[chosen]
+
     def _whole(self, batch: Tree, batch_axis: Tree, size: int) -> Tree:
         leaves, treedef = jax.tree.flatten(batch, is_leaf=lambda x: x is None)
         axes = sample_axes(batch_axis, batch)

@@ -69,11 +69,7 @@ def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
         if axis is None:
             continue
         name = f"batch{jax.tree_util.keystr(path)}"
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)):
-            raise TypeError(
-                f"{name} must be an array, got {leaf!r} of type {type(leaf).__name__}. Leave it out, or mark "
-                "it by None in a tree of batch axes if all samples share it."
-            )
+        check_array(name, leaf)
         ndim = jnp.ndim(leaf)
         if not -ndim <= axis < ndim:
             raise ValueError(
@@ -105,6 +101,35 @@ def take_apart(batch: Tree, batch_axis: Tree) -> Samples:
         if axis is not None
     )
     return Samples(size, mapped, assemble)
+
+
+def check_array(name: str, leaf: Any) -> None:
+    """Refuse what JAX cannot compute with.
+
+    Raises:
+        TypeError: `leaf` is no array of numbers, bools or random keys.
+    """
+    if isinstance(leaf, (int, float, complex)) or is_array(leaf):
+        return
+    dtype = getattr(leaf, "dtype", None)
+    what = repr(leaf) if dtype is None else f"one of dtype {dtype}"
+    raise TypeError(
+        f"{name} must be an array, got {what} of type {type(leaf).__name__}. JAX takes numbers, bools and "
+        "random keys: convert it (.numpy() of PyTorch, .filled(value) of a masked array, dates as numbers), "
+        "leave it out, or mark it by None in a tree of batch axes if all samples share it."
+    )
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether JAX can compute with a leaf, or with what it stands for."""
+    if isinstance(leaf, np.ma.MaskedArray) or not hasattr(leaf, "shape"):
+        return False
+    dtype = getattr(leaf, "dtype", None)
+    if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
+        return dtype != jax.dtypes.float0
+    if not isinstance(dtype, np.dtype) or dtype.kind in "mM":
+        return False
+    return dtype.kind == "b" or bool(jnp.issubdtype(dtype, np.number))
 
 
 def split_batch(names: tuple[str, ...], batch: Tree, batch_axis: Tree) -> dict[str | None, Samples]:

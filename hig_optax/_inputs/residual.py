@@ -122,6 +122,8 @@ def trace_rows(
     residual: Callable[[tuple[Array, ...], tuple[Any, ...]], Tree],
     columns: tuple[Array, ...],
     entries: tuple[Any, ...],
+    *,
+    has_frozen: bool = False,
 ) -> Rows:
     """Find out what rows a residual has, without computing anything.
 
@@ -129,14 +131,15 @@ def trace_rows(
         residual: ``(column parts, entries of one sample) -> tree of rows``.
         columns: Real column parts; only shapes and dtypes are looked at.
         entries: What differs from sample to sample; only shapes and dtypes are looked at.
+        has_frozen: Whether rows may depend on parameters that are not among the columns.
 
     Returns:
         The residual as `Rows`.
 
     Raises:
         TypeError: The rows are not real or complex floating-point arrays.
-        ValueError: There are no rows, or they depend on none of the columns; neither mode can differentiate
-            them.
+        ValueError: There are no rows, or they depend on none of the columns; there is something beside them;
+            neither mode can differentiate them.
     """
 
     def call(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Tree:
@@ -156,11 +159,19 @@ def trace_rows(
             "Return the residual array (or a tree of arrays) whose Jacobian is wanted: y - target."
         )
     is_column = [i < len(columns) for i in range(len(jaxpr.jaxpr.invars))]
-    if not any(_depends(jaxpr.jaxpr, is_column)):
+    depends = _depends(jaxpr.jaxpr, is_column)
+    if not any(depends):
         raise ValueError(
             "residual_fn ignores its parameters: no row depends on any that is optimized, so that the "
             "Jacobian is zero. Compute the rows from the params that residual_fn is given, not from a "
             "closure, and let mask= be True for some that matter."
+        )
+    if isinstance(shapes, tuple) and not has_frozen and not all(depends):
+        beside = jax.tree_util.keystr(jax.tree.leaves_with_path(shapes)[depends.index(False)][0])
+        raise ValueError(
+            f"residual_fn must return the rows and nothing beside them, got a tuple whose part {beside} "
+            "depends on no parameter. All that it returns counts as rows, and there is no auxiliary output. "
+            "Return the rows alone, y - target."
         )
 
     def evaluate(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hig_optax._types import (
     AxisName,
+    BadSamples,
     JacobianMode,
     LossFn,
     Rate,
@@ -31,10 +32,10 @@ STATIC_ARGS = (
     "jacobian",
     "solver",
     "num_matvecs",
-    "rows_per_sample",
     "chunk_size",
     "spectrum_size",
     "axis_name",
+    "bad_samples",
 )
 """Names of the settings that are not numbers to be traced, for ``optax.inject_hyperparams``.
 
@@ -74,6 +75,7 @@ class Settings:
     chunk_size: int | None = None
     spectrum_size: int = 64
     axis_name: AxisName = None
+    bad_samples: BadSamples = "refuse"
     is_damped: bool = False
     """Whether every step is damped by more than the noise of a Gram matrix, as adaptive ones are."""
 
@@ -97,6 +99,7 @@ class Settings:
         _check_axis_name(self.axis_name)
         check_choice("jacobian", self.jacobian, get_args(JacobianMode))
         check_choice("solver", self.solver, get_args(Solver))
+        check_choice("bad_samples", self.bad_samples, get_args(BadSamples))
         if self.num_matvecs is not None and self.solver not in ("auto", "krylov"):
             raise ValueError(
                 f'num_matvecs is the number of products that solver="krylov" takes, got {self.num_matvecs} '

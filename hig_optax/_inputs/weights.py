@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from hig_optax._types import ResidualFn, ResidualFns, Tree
 
@@ -42,9 +43,12 @@ def weighted_residual(
             weights do not fit the rows; weights for other blocks than there are.
 
     Notes:
-        Padding must be finite: a NaN times zero is NaN, and the step is then refused. Pad with copies of a
-        real sample, not with zeros where the physics divides by them. A mean over samples should divide by
-        the sum of the weights, not by the length of the padded batch.
+        A sample of weight 0 is out, whatever it holds: under ``jax.vmap`` its numbers are replaced by those
+        of the first sample that counts before `residual_fn` sees them, so that rows and derivatives are
+        finite, in the optimizer and in a loss outside. So padding may be NaN. (With `chunk_size` that holds
+        for chunks with at least one sample that counts; for others there is ``bad_samples="drop"``. Of a
+        residual that takes the whole batch rows of weight 0 may be NaN, but not their derivatives.) A mean
+        over samples should divide by the sum of the weights, not by the length of the padded batch.
 
     Example:
         >>> import hig_optax, jax.numpy as jnp
@@ -73,12 +77,18 @@ def _weighted(residual_fn: ResidualFn, weights: Tree | Callable[[Tree], Tree]) -
             f"residual_fn must be a function of (params, sample), got {residual_fn!r} of type "
             f"{type(residual_fn).__name__}."
         )
+    is_out = False
     if not callable(weights):
         jax.tree.map(_check, weights)  # once, before anything is traced
+        is_out = all(isinstance(x, (int, float)) and x == 0 for x in jax.tree.leaves(weights))
 
     def weighted(params: Tree, sample: Tree) -> Tree:
-        rows = residual_fn(params, sample)
         tree = weights(sample) if callable(weights) else weights
+        if callable(weights):
+            sample = _filled(sample, tree)
+        if is_out:  # times a derivative of NaN the zero that is pulled back would be NaN
+            params = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if _is_array(x) else x, params)
+        rows = residual_fn(params, sample)
         try:
             scales = jax.tree.broadcast(tree, rows)
         except ValueError as error:
@@ -89,6 +99,44 @@ def _weighted(residual_fn: ResidualFn, weights: Tree | Callable[[Tree], Tree]) -
         return jax.tree.map(_scale, rows, scales)
 
     return weighted
+
+
+def _filled(sample: Tree, weights: Tree) -> Tree:
+    """A sample, and one that counts in its place where its weights are all zero."""
+    counts = [jnp.any(jnp.asarray(x) != 0) for x in jax.tree.leaves(weights) if _is_array(x)]
+    leaves, treedef = jax.tree.flatten(sample)
+    if not counts or not any(map(_is_array, leaves)):
+        return sample
+    arrays = iter(_one_that_counts(jnp.any(jnp.stack(counts)), [x for x in leaves if _is_array(x)]))
+    return jax.tree.unflatten(treedef, [next(arrays) if _is_array(x) else x for x in leaves])
+
+
+@jax.custom_batching.custom_vmap
+def _one_that_counts(counts: Array, leaves: list[Array]) -> list[Array]:
+    """The leaves of one sample as they are: there is no other. Of a batch see below."""
+    del counts
+    return leaves
+
+
+@_one_that_counts.def_vmap
+def _(
+    axis_size: int, in_batched: list, counts: Array, leaves: list[Array]
+) -> tuple[list[Array], list[bool]]:
+    del axis_size
+    if not in_batched[0]:
+        return _one_that_counts(counts, leaves), in_batched[1]
+    first = jnp.argmax(counts)
+
+    def filled(x: Array, is_batched: bool) -> Array:
+        if not is_batched:
+            return x
+        return jnp.where(counts.reshape(-1, *(1,) * (x.ndim - 1)), x, x[first][None])
+
+    return jax.tree.map(filled, leaves, in_batched[1]), in_batched[1]
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray, np.generic))
 
 
 def _check(weight: Any) -> None:
@@ -116,4 +164,5 @@ def _scale(row: Any, weight: Any) -> Any:
     if not jnp.issubdtype(row.dtype, jnp.inexact):
         return row  # and so of integers
     scale = jnp.sqrt(weight.astype(jnp.finfo(row.dtype).dtype)).astype(row.dtype)
-    return row * scale.reshape(scale.shape + (1,) * (row.ndim - scale.ndim))
+    scale = scale.reshape(scale.shape + (1,) * (row.ndim - scale.ndim))
+    return jnp.where(scale == 0, 0, row * scale)

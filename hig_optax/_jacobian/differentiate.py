@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from hig_optax._inputs.batch import Samples
 from hig_optax._jacobian.algebra import Products
@@ -15,6 +15,9 @@ from hig_optax._jacobian.outer import Factors
 from hig_optax._jacobian.rows import Block as RowBlock
 from hig_optax._jacobian.rows import Residual, mapped
 from hig_optax._jacobian.taps import Tapped
+
+# Entries of the derivatives of samples that are formed at once to see whether they are finite.
+CHECKED_AT_ONCE = 2**22
 
 
 class Derivative(NamedTuple):
@@ -68,6 +71,46 @@ class Differentiator:
                 written[part] = self._written(part, taps, inputs)
         return Derivative(y.reshape(-1), written, factors)
 
+    def are_finite(self, chunk_size: int | None) -> Bool[Array, " b"]:
+        """Which samples have rows and derivatives without NaN or inf; which rows, of a whole batch.
+
+        One derivative of a sample tells: by a cotangent, or a tangent, of ones. What is not finite on its way
+        stays so, since NaN and inf times zero are NaN. Of a whole batch derivatives are looked at row by row,
+        by a tangent, where the residual has a forward rule; else the rows alone.
+        """
+        if self.block.samples.size is None:
+            if self.block.rows.has_custom_vjp:
+                return jnp.isfinite(self.block.rows.evaluate(self.columns, ()))
+            y, change = self._pushed(())
+            return jnp.isfinite(y) & jnp.isfinite(change)
+
+        def one(entries: tuple[Any, ...]) -> Array:
+            if self.mode == "forward":
+                found = self._pushed(entries)
+            else:
+                ones = jnp.ones((1, self.block.rows.view.size), self.block.rows.view.highest_dtype)
+                found = self._sample(entries, range(len(self.columns)), ones)
+            return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(found)]))
+
+        plain = [i for i in range(len(self.columns)) if i not in self._tapped_parts]
+        at_once = max(1, CHECKED_AT_ONCE // (1 + sum(self.columns[i].size for i in plain)))
+        size = self.block.samples.size
+        chunk_size = min(size, at_once) if chunk_size is None else min(chunk_size, at_once)
+        return mapped(one, self.block.samples.mapped, size, chunk_size)
+
+    def without(self, is_kept: Bool[Array, " b"], samples: Samples) -> "Differentiator":
+        """With zero rows for the samples that are not kept, see `RowBlock.without`."""
+        tapped = self.tapped
+        if tapped is not None:
+            evaluate = tapped.evaluate
+
+            def masked(columns: tuple, entries: tuple, taps: Sequence) -> tuple[Array, list]:
+                y, inputs = evaluate(columns, entries[:-1], taps)
+                return jnp.where(entries[-1], y, 0), inputs
+
+            tapped = dataclasses.replace(tapped, evaluate=masked)
+        return dataclasses.replace(self, block=self.block.without(is_kept, samples), tapped=tapped)
+
     def whole_batch(self, chunk_size: int | None) -> Derivative:
         """Of a function that takes the whole batch: so many rows, or columns, at once."""
         by_rows = self.mode == "reverse"
@@ -119,8 +162,20 @@ class Differentiator:
     def _tapped_parts(self) -> frozenset[int]:
         return frozenset() if self.tapped is None else self.tapped.matrices
 
-    def _sample(self, entries: tuple[Any, ...], parts: Sequence[int]) -> tuple:
-        """Rows, derivatives by plain parts, by taps, and what was put in where the taps are."""
+    def _pushed(self, entries: tuple[Any, ...]) -> tuple[Array, Array]:
+        """Rows, and how they change where all parameters change alike."""
+        ones = jax.tree.map(jnp.ones_like, self.columns)
+        return jax.jvp(
+            lambda columns: self.block.rows.evaluate(columns, entries), (self.columns,), (ones,)
+        )
+
+    def _sample(
+        self, entries: tuple[Any, ...], parts: Sequence[int], cotangents: Array | None = None
+    ) -> tuple:
+        """Rows, derivatives by plain parts, by taps, and what was put in where the taps are.
+
+        Of each row, or in reverse mode of some combinations of rows, (k, r).
+        """
         if self.mode == "forward":
             column, y = self.pushes(entries)
             J = jax.vmap(column)(jnp.arange(sum(part.size for part in self.columns))).T
@@ -142,8 +197,9 @@ class Differentiator:
 
         start = [self.columns[i] for i in plain]
         y, pullback, inputs = jax.vjp(rows, start, zeros, has_aux=True)
-        free, taps = jax.vmap(pullback)(jnp.eye(y.size, dtype=y.dtype))
-        dense = [x.reshape(y.size, -1).astype(self.dtype) for x in free]
+        cotangents = jnp.eye(y.size, dtype=y.dtype) if cotangents is None else cotangents
+        free, taps = jax.vmap(pullback)(cotangents)
+        dense = [x.reshape(cotangents.shape[0], -1).astype(self.dtype) for x in free]
         of_taps, of_inputs = jax.tree.map(lambda x: x.astype(self.dtype), (taps, inputs))
         return y, dict(zip(plain, dense, strict=True)), of_taps, of_inputs
 

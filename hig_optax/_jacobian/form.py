@@ -98,7 +98,6 @@ def lay_out(
     chunk_size: int | None,
     dtype: Any,
     is_condensed: bool,
-    is_formed: bool = True,
 ) -> Layout:
     """Choose how each block is differentiated, and which parts stay in factors.
 
@@ -109,7 +108,6 @@ def lay_out(
         chunk_size: As in `scale_by_hig`.
         dtype: Dtype of J.
         is_condensed: Whether J is wanted for its Gram matrix alone.
-        is_formed: Whether it is formed at all, and not wanted for its products.
     """
     n = sum(part.size for part in columns)
     ways = []
@@ -123,7 +121,7 @@ def lay_out(
             is_forward_only=block.rows.is_forward_only,
         )
         tapped = None
-        if is_formed and mode == "reverse" and block.samples.size is not None:
+        if mode == "reverse" and block.samples.size is not None:
             tapped = find_taps(block.rows.evaluate, columns, block.samples.example)
         ways.append(Differentiator(block, columns, mode, dtype, tapped))
     kept: set[int] = set()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._devices.devices import Devices
 from hig_optax._inputs.batch import Samples, split_batch
@@ -57,6 +57,27 @@ class Block(NamedTuple):
         )
         return y.reshape(-1)
 
+    def without(self, is_kept: Bool[Array, " b"], samples: Samples) -> "Block":
+        """With zero rows, also for derivatives, in place of those that are not kept.
+
+        Args:
+            is_kept: Which of this device's samples are; which rows, where there are no samples.
+            samples: With copies of others in place of those that are not kept. So no NaN of theirs is met in
+                any derivative: times the zero that is pulled back through their rows it would be NaN.
+        """
+        evaluate = self.rows.evaluate
+        if samples.size is None:
+
+            def masked(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Array:
+                return jnp.where(is_kept, evaluate(columns, entries), 0)
+        else:
+            samples = dataclasses.replace(samples, mapped=(*samples.mapped, is_kept))
+
+            def masked(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Array:
+                return jnp.where(entries[-1], evaluate(columns, entries[:-1]), 0)
+
+        return self._replace(rows=dataclasses.replace(self.rows, evaluate=masked), samples=samples)
+
     def unravel(self, y: Float[Array, " r"]) -> Tree:
         """The rows as the function returns them, with a leading axis of samples where it takes one."""
         unravel = self.rows.view.unravel
@@ -74,15 +95,33 @@ class Residual:
     spread: Spread | None = None
     """How they lie over devices that share them."""
 
+    num_dropped: Int[Array, ""] | None = None
+    """How many samples of all devices (rows, of a whole batch) were not finite and have rows of zero; None
+    where all are as they come."""
+
+    is_kept: Bool[Array, " m"] | None = None
+    """Which rows are not among these."""
+
     @property
     def size(self) -> int:
         """m, with the rows of all devices."""
         return sum(block.size for block in self.blocks)
 
     @property
-    def num_samples(self) -> int | None:
-        """Samples of a single block on all devices; None for several, or where it takes the whole batch."""
-        return self.blocks[0].total if len(self.blocks) == 1 else None
+    def num_averaged(self) -> int | Array:
+        """Over how many samples of all devices a loss is averaged.
+
+        1 for several blocks, or where the residual takes the whole batch.
+        """
+        total = self.blocks[0].total if len(self.blocks) == 1 else None
+        if total is None or self.num_dropped is None:
+            return total or 1
+        return jnp.maximum(total - self.num_dropped, 1)
+
+    @property
+    def num_parts(self) -> int:
+        """Samples of all blocks on all devices, and rows of those that take the whole batch."""
+        return sum(block.size if block.total is None else block.total for block in self.blocks)
 
     @property
     def sizes(self) -> tuple[tuple[str, int], ...]:
@@ -163,7 +202,8 @@ def _trace(residual_fn: ResidualFn, columns: Columns, samples: Samples, name: st
             return residual_fn(params, sample)
 
     try:
-        return trace_rows(residual, columns.parts, samples.example)
+        has_frozen = not all(columns.is_optimized) or columns.all_params is not None
+        return trace_rows(residual, columns.parts, samples.example, has_frozen=has_frozen)
     except Exception as error:
         if name is not None:
             error.add_note(f"This is residual_fn[{name!r}].")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from hig_optax._inputs.batch import sample_axes
+from hig_optax._inputs.batch import check_array, sample_axes
 from hig_optax._inputs.columns import as_numbers, no_update
 from hig_optax._inputs.settings import NOT_PASSED, check_choice, check_count, check_passed
 from hig_optax._types import Tree
@@ -68,7 +68,7 @@ def accumulate(
         NaN: zero updates, and ``is_finite`` is false.
 
     Raises:
-        TypeError: `every` is no int.
+        TypeError: `every` is no int; a leaf of a batch is no array.
         ValueError: `every` < 1; ``batch_axis=None``; a micro-batch unlike `example_batch`.
 
     Example:
@@ -98,6 +98,7 @@ def accumulate(
         )
     inner = optax.with_extra_args_support(optimizer)
     axes = _axes(batch_axis, example_batch)
+    _check_arrays("example_batch", example_batch)
     wanted = jax.tree.map(_shape, example_batch)
 
     def init_fn(params: Tree) -> AccumulateState:
@@ -167,6 +168,11 @@ def _wide(x: Any) -> Array:
     return x.astype(jnp.float32) if is_low else x
 
 
+def _check_arrays(name: str, batch: Tree) -> None:
+    for path, leaf in jax.tree.leaves_with_path(batch):
+        check_array(f"{name}{jax.tree_util.keystr(path)}", leaf)
+
+
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
     x = x if hasattr(x, "dtype") else jnp.asarray(x)
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -179,6 +185,7 @@ def _repeated(x: Any, every: int) -> Array:
 
 
 def _check_like(batch: Tree, wanted: Tree) -> None:
+    _check_arrays("batch", batch)
     got = jax.tree.map(_shape, batch)
     if got != wanted:
         raise ValueError(
@@ -203,4 +210,9 @@ def _joined(batches: Tree, axes: list[int | None]) -> tuple[Tree, Array]:
             moved = jnp.moveaxis(x, 0, place)
             shape = (*x.shape[1 : place + 1], -1, *x.shape[place + 2 :])
             joined.append(moved.reshape(shape))
+    # So that no sample is left to step on, where the gradient is NaN for another reason as well.
+    joined = [
+        jnp.where(agrees, x, jnp.nan).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+        for x in joined
+    ]
     return jax.tree.unflatten(treedef, joined), agrees

@@ -30,9 +30,10 @@ from hig_optax._optimizers.report import blank, report
 from hig_optax._optimizers.steady import find_step, is_large
 from hig_optax._planning.planning import settled
 from hig_optax._solvers.formula import Scaling
-from hig_optax._solvers.step import linearise
+from hig_optax._solvers.step import counted, linearise, usable
 from hig_optax._types import (
     AxisName,
+    BadSamples,
     JacobianMode,
     LossFn,
     ResidualFns,
@@ -169,6 +170,7 @@ def adaptive_hig(
     chunk_size: int | None = None,
     spectrum_size: int = 64,
     axis_name: AxisName = None,
+    bad_samples: BadSamples = "refuse",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Half-inverse gradients without a learning rate to tune: damped, scaled, tried before taken.
 
@@ -248,10 +250,16 @@ def adaptive_hig(
             128 for the whole batch, and 8 for each sample at least, where that is at most half of a sample's
             rows and a quarter of the shorter side of J; where even these cost five times more operations
             than 20 products, `solver` is ``"krylov"``. None: all rows. Residuals that take the whole batch
-            keep all.
+            keep all. A number under ``optax.inject_hyperparams`` is one more static argument:
+            ``static_args=(*STATIC_ARGS, "rows_per_sample")``.
         chunk_size: As in `scale_by_hig`.
         spectrum_size: As in `scale_by_hig`.
         axis_name: As in `scale_by_hig`.
+        bad_samples: What becomes of a batch in which a sample has rows or derivatives that are NaN or inf (a
+            norm at zero, a degenerate eigenvalue, an input that is NaN). ``"refuse"``: the step is not taken,
+            so that nothing is left out in silence; `Spectrum.num_bad_samples` says how many there are.
+            ``"drop"``: their rows and derivatives count as zero, here and in the trial, and the mean goes
+            over the others. See `scale_by_hig` for what that costs, and what `loss_fn` gets.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` whose updates are final: add them to the parameters.
@@ -301,6 +309,7 @@ def adaptive_hig(
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
+        bad_samples=bad_samples,
         is_damped=True,
     )
     chosen = {
@@ -378,12 +387,12 @@ def adaptive_hig(
             numbers["recipe"], is_steady, rows=at.J.shape[0], columns=columns.view.size
         )
         scaling = Scaling(
-            relative_damping=state.damping.astype(work),
+            relative_damping=at.relative_damping(state.damping),
             curvature=model.curvature.astype(work),
             previous=None if state.momentum is None else columns.vector(state.momentum, work),
             momentum=jnp.asarray(recipe.momentum, work),
         )
-        gradient = columns.gradient(updates, work)
+        gradient = usable(columns.gradient(updates, work), at)
         found, path = find_step(
             dataclasses.replace(sized, exponent=recipe.exponent),
             at,
@@ -393,12 +402,14 @@ def adaptive_hig(
             scaling,
             is_steady if is_accelerated else None,
         )
+        found = counted(found, gradient, at)
         assert found.gradient_cosine is not None
         slope, curvature = path.slope, path.curvature
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(path.step))
         is_finite &= jnp.isfinite(model.loss) & are_finite(numbers)
-        is_usable = is_finite & (found.gradient_cosine > 0) & jnp.isfinite(numbers["rate"])
+        # It is NaN where samples were left out that the incoming gradient has: there is nothing to compare.
+        is_usable = is_finite & ~(found.gradient_cosine <= 0) & jnp.isfinite(numbers["rate"])
         step = jnp.where(is_usable, path.step, 0)
         half = jnp.where(is_usable, path.half, 0)
 

@@ -46,11 +46,11 @@ def model_of(loss_fn: LossFn | None, at: Linearised) -> Model:
         curvature = jnp.where(curvature > STRAIGHT * bent, curvature, bent)
         return Model(loss, g, curvature, lambda new: loss - loss_at(new))
 
-    scale = 1 / (at.residual.num_samples or 1)
+    scale = 1 / jnp.asarray(at.residual.num_averaged, y.dtype)
 
     def decrease(new: Array) -> Array:
         # Not as a difference of two sums, which would carry the rounding of the sums.
         return scale / 2 * jnp.sum((y - new) * (y + new))
 
     loss = scale / 2 * jnp.sum(jnp.square(y))
-    return Model(loss, scale * y, jnp.full((), scale, y.dtype), decrease)
+    return Model(loss, scale * y, scale, decrease)

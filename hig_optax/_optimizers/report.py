@@ -23,11 +23,13 @@ def blank(size: int, dtype: Any, blocks: tuple[str, ...]) -> Spectrum:
         unsettled=jnp.zeros((), dtype),
         block_shares={name: jnp.zeros((), dtype) for name in blocks},
         is_finite=jnp.ones((), bool),
+        num_bad_samples=jnp.zeros((), jnp.int32),
     )
 
 
 def report(found: Direction, is_finite: Bool[Array, ""], size: int, dtype: Any) -> Spectrum:
     """What the state keeps of a direction: `size` singular values, real numbers in `dtype`."""
+    assert found.num_bad is not None
     values = found.singular_values[:size]
     # Under jax_debug_nans the NaN that says "not measured" would stop every step of a loop that looks for
     # other NaNs.
@@ -49,6 +51,7 @@ def report(found: Direction, is_finite: Bool[Array, ""], size: int, dtype: Any) 
         unsettled=shown(found.unsettled),
         block_shares={name: shown(share) for name, share in found.block_shares.items()},
         is_finite=is_finite,
+        num_bad_samples=found.num_bad,
     )
 
 

@@ -16,8 +16,17 @@ from hig_optax._inputs.states import check_state
 from hig_optax._optimizers.control import rate_at, share_within
 from hig_optax._optimizers.report import blank, report
 from hig_optax._solvers.formula import cosine
-from hig_optax._solvers.step import direction_from, linearise
-from hig_optax._types import AxisName, JacobianMode, ResidualFns, Scalar, Solver, Spectrum, Tree
+from hig_optax._solvers.step import counted, direction_from, linearise, usable
+from hig_optax._types import (
+    AxisName,
+    BadSamples,
+    JacobianMode,
+    ResidualFns,
+    Scalar,
+    Solver,
+    Spectrum,
+    Tree,
+)
 
 
 class SpringState(NamedTuple):
@@ -56,6 +65,7 @@ def spring(
     num_matvecs: int | None = None,
     spectrum_size: int = 64,
     axis_name: AxisName = None,
+    bad_samples: BadSamples = "refuse",
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt at a fixed damping that starts each step from a share of the one before.
 
@@ -80,6 +90,7 @@ def spring(
         num_matvecs: As in `hig_optax.scale_by_hig`.
         spectrum_size: As in `hig_optax.scale_by_hig`.
         axis_name: As in `hig_optax.scale_by_hig`.
+        bad_samples: As in `hig_optax.adaptive_hig`.
 
     Under ``optax.inject_hyperparams`` the static arguments are those of `hig_optax.STATIC_ARGS` that there
     are here: ``[name for name in STATIC_ARGS if name in inspect.signature(spring).parameters]``.
@@ -129,6 +140,7 @@ def spring(
         chunk_size=None,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
+        bad_samples=bad_samples,
     )
     check_number("momentum", momentum, "in [0, 1)", lambda x: 0 <= x < 1)
     if max_step_norm is not None:
@@ -171,18 +183,19 @@ def spring(
         max_step_norm = numbers["max_step_norm"]
         columns = optimized_columns(settings, params, batch, all_params)
         at = linearise(settings, columns, batch, devices)
-        samples = at.residual.num_samples or 1
-        gradient, y = columns.gradient(updates, at.dtype), at.y.astype(at.dtype)
+        samples = jnp.asarray(at.residual.num_averaged, at.dtype)
+        gradient, y = usable(columns.gradient(updates, at.dtype), at), at.y.astype(at.dtype)
         carried = jnp.asarray(momentum, at.dtype) * columns.vector(state.momentum, at.dtype)
         # Rows and J undivided: λ is multiplied by b instead.
         found = direction_from(
-            dataclasses.replace(settings, damping=samples * damping),
+            dataclasses.replace(settings, damping=samples * jnp.asarray(damping, at.dtype)),
             at,
             gradient,
             y - at.J.matvec(carried),
         )
         # It was compared with Jᵀ of the rows less what is carried on, whose sign says nothing of the loss.
         found = found._replace(gradient_cosine=cosine(gradient, at.J.rmatvec(y)))
+        found = counted(found, gradient, at)
         is_finite = found.is_finite & jnp.all(jnp.isfinite(found.direction)) & are_finite(numbers)
         step = jnp.where(is_finite, found.direction + carried, 0)
         size = jnp.asarray(numbers["rate"], at.dtype)

@@ -15,6 +15,7 @@ from hig_optax._planning.planning import settled
 from hig_optax._solvers.step import find_direction
 from hig_optax._types import (
     AxisName,
+    BadSamples,
     JacobianMode,
     LossFn,
     ResidualFns,
@@ -56,6 +57,7 @@ def scale_by_hig(
     chunk_size: int | None = None,
     spectrum_size: int = 64,
     axis_name: AxisName = None,
+    bad_samples: BadSamples = "refuse",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Precondition gradients by a power of the singular values of the Jacobian of a residual.
 
@@ -122,6 +124,17 @@ def scale_by_hig(
             together, each with samples of its own: the incoming gradient is then that of the whole batch's
             loss, alike on all of them, and so are params, state and updates. Elsewhere None stands for all
             axes of the mesh of the arguments, and ``()`` for none: the compiler then partitions as it likes.
+        bad_samples: What becomes of a batch in which a sample has rows or derivatives that are NaN or inf (a
+            norm at zero, a degenerate eigenvalue, an input that is NaN). ``"refuse"``: zero updates, the
+            default, since a NaN is a fault of the residual more often than not, and a step without those
+            samples lowers another loss than the one that is written down. `Spectrum.num_bad_samples` says how
+            many they are. ``"drop"``: their rows and derivatives count as zero. It needs `loss_fn`, whose
+            gradient is taken without them; the incoming one is NaN then as a rule, and is not looked at
+            (`Spectrum.gradient_cosine` is NaN too). `loss_fn` gets rows of zero for them, and in `batch` a
+            copy of another sample: a mean over the samples still divides by all of them. To find them takes
+            one derivative more of each sample. Where all samples of a block are bad, the step is zero. Of a
+            residual that takes the whole batch rows are dropped, which in reverse mode does not help where a
+            NaN has spread to the derivatives of all rows: write it per sample.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``. ``update(grads, state, params, batch=batch)`` needs
@@ -196,7 +209,14 @@ def scale_by_hig(
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
+        bad_samples=bad_samples,
     )
+    if bad_samples == "drop" and loss_fn is None:
+        raise ValueError(
+            'bad_samples="drop" needs loss_fn, got None: the incoming gradient is that of all samples, and '
+            "NaN where one of them is. Give the loss as loss_fn=, a function of (rows, batch), or use "
+            "adaptive_hig."
+        )
 
     def init_fn(params: Tree) -> ScaleByHigState:
         dtype = state_dtype(settings, params)
@@ -245,6 +265,7 @@ def hig(
     chunk_size: int | None = None,
     spectrum_size: int = 64,
     axis_name: AxisName = None,
+    bad_samples: BadSamples = "refuse",
 ) -> optax.GradientTransformationExtraArgs:
     """Half-inverse gradients with a learning rate: the optimizer to put into an Optax loop.
 
@@ -275,6 +296,7 @@ def hig(
         chunk_size: As in `scale_by_hig`.
         spectrum_size: As in `scale_by_hig`.
         axis_name: As in `scale_by_hig`.
+        bad_samples: As in `scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``; ``optax.tree.get(state, "spectrum")`` is the report
@@ -317,6 +339,7 @@ def hig(
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
+        bad_samples=bad_samples,
     )
     scale = optax.scale_by_learning_rate(checked_rate(learning_rate))
 
@@ -329,6 +352,9 @@ def hig(
         params: Tree | None = None,
         **extra_args: Any,
     ) -> tuple[Tree, tuple[ScaleByHigState, Any]]:
+        if bad_samples == "drop":  # of a frozen leaf, too, the gradient may be NaN
+            of_others, beside_frozen = without_frozen(mask, params, updates)
+            updates = beside_frozen(of_others)
         new, (spectrum,) = direction.update(updates, state[0], params, **extra_args)
         moved, beside_frozen = without_frozen(mask, params, new)
         moved, scale_state = scale.update(moved, state[1])

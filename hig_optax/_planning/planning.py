@@ -11,6 +11,7 @@ import numpy as np
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, Update, on_devices
 from hig_optax._float64 import backend_has_float64
+from hig_optax._inputs.batch import is_array
 from hig_optax._inputs.call import optimized_columns
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings, check_number
@@ -285,8 +286,8 @@ def _layout(settings: Settings, call: _Call) -> _Layout:
 def _traced(settings: Settings, call: _Call, fun: Callable) -> Any:
     """The jaxpr of a function of settings, columns, updates, batch and devices."""
     leaves, treedef = jax.tree.flatten(call.arguments)
-    is_array = [_is_array(x) for x in leaves]
-    arrays = [_as_struct(x) for x, yes in zip(leaves, is_array, strict=True) if yes]
+    are_arrays = [is_array(x) for x in leaves]
+    arrays = [_as_struct(x) for x, yes in zip(leaves, are_arrays, strict=True) if yes]
 
     def evaluated(devices: Devices | None, given: Arguments) -> Any:
         columns = optimized_columns(settings, given.params, given.batch, given.all_params)
@@ -294,7 +295,7 @@ def _traced(settings: Settings, call: _Call, fun: Callable) -> Any:
 
     def traced(arrays: list[Any]) -> Any:
         remaining = iter(arrays)
-        values = [next(remaining) if yes else x for x, yes in zip(leaves, is_array, strict=True)]
+        values = [next(remaining) if yes else x for x, yes in zip(leaves, are_arrays, strict=True)]
         return call.evaluate(evaluated, settings, jax.tree.unflatten(treedef, values))
 
     return jax.make_jaxpr(traced)(arrays)
@@ -308,10 +309,3 @@ def _as_struct(x: Any) -> jax.ShapeDtypeStruct:
     # As JAX takes it: NumPy's float64 is float32 in a program without x64.
     dtype = jax.dtypes.canonicalize_dtype(x.dtype) if isinstance(x, np.ndarray) else x.dtype
     return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding if is_on_mesh else None)
-
-
-def _is_array(x: Any) -> bool:
-    """Whether a leaf can be an argument of a jaxpr; strings, objects and float0 stay as they are."""
-    dtype = getattr(x, "dtype", None)
-    is_none = dtype is None or not hasattr(x, "shape")
-    return not is_none and getattr(dtype, "kind", "f") not in "OSU" and dtype != jax.dtypes.float0

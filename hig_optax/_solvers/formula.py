@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -98,6 +99,8 @@ class Direction(NamedTuple):
     """Only of a scaled step: second derivative of the model of the loss along it. Unit: loss."""
     inverse: Callable[[Float[Array, " m"]], Float[Array, " n"]] | None = None
     """Only of a scaled step from a Gram matrix: ``r -> V Σ(Σ²+λ)⁻¹ Uᵀ r`` by the same decomposition."""
+    num_bad: Int[Array, ""] | None = None
+    """How many samples are not finite, once they were counted."""
 
 
 def solve(
@@ -141,6 +144,9 @@ def solve(
     kept = jnp.where(keep, all_of_gradient, 0)
     share = jnp.sum(jnp.square(kept)) / jnp.where(total > 0, total, 1)
     rank = jnp.sum(keep, dtype=jnp.int32)
+    # Under jax_debug_infs an inf, of float32 too, would stop a step that is as it should be.
+    is_searched = jax.config.jax_debug_infs  # type: ignore[attr-defined]
+    unbounded = float(jnp.finfo(jnp.float32).max) if is_searched else jnp.inf
     smallest = s[jnp.maximum(rank - 1, 0)]
     step, size, slope, curvature = weights * kept, h_unit**numbers.exponent * unit, None, None
     if scaling is not None:
@@ -154,7 +160,7 @@ def solve(
         singular_values=s * at.unit,
         rank=rank,
         cutoff=cutoff * at.unit,
-        condition=jnp.where(rank > 0, s[0] / jnp.where(rank > 0, smallest, 1), jnp.inf),
+        condition=jnp.where(rank > 0, s[0] / jnp.where(rank > 0, smallest, 1), unbounded),
         gradient_kept=jnp.where(total > 0, jnp.minimum(share, 1), 1),
         # A decomposition that fails on an accelerator returns NaN; so does a cut of NaN.
         is_finite=at.is_finite & jnp.all(jnp.isfinite(s)) & jnp.isfinite(cutoff),

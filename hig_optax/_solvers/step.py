@@ -1,16 +1,17 @@
 """One step of the method on one batch: rows, Jacobian, cotangent, direction."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._devices.devices import Devices
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.algebra import Jacobian
+from hig_optax._jacobian.bad_samples import count_unless, without_bad
 from hig_optax._jacobian.choices import DEFAULT_MATVECS, choose_solver, exact_solver
 from hig_optax._jacobian.form import Layout, form, form_products, lay_out
 from hig_optax._jacobian.rows import Residual, residual_of
@@ -32,6 +33,8 @@ class Linearised(NamedTuple):
     J: Jacobian
     """Of all rows, or of those that a sketch leaves."""
     solver: Any
+    count_bad: Callable[[Bool[Array, ""]], Int[Array, ""]]
+    """``whether the step is finite -> how many samples are not``."""
     sketch: Sketch | None = None
 
     def kept(self, w: Float[Array, " m"]) -> Float[Array, " k"]:
@@ -48,6 +51,18 @@ class Linearised(NamedTuple):
     def dtype(self) -> Any:
         """Dtype of J."""
         return self.J.dtype
+
+    def relative_damping(self, damping: Float[Array, ""]) -> Float[Array, ""]:
+        """What solvers are to multiply the mean of σ² by, where it is that of the rows that count.
+
+        They take it over all min(m, n) singular values, and rows that were left out are zeros among them.
+        """
+        if self.residual.is_kept is None or self.solver == "krylov":
+            return damping.astype(self.dtype)
+        m, n = self.J.shape
+        share = jnp.mean(self.residual.is_kept.astype(self.dtype))
+        counted = jnp.clip(share * m, 1, n)
+        return damping.astype(self.dtype) * (min(m, n) / counted)
 
 
 def layout_of(
@@ -71,17 +86,19 @@ def _layout_of(settings: Settings, residual: Residual, columns: Columns) -> Layo
     # J is no more precise than the least precise of its rows and columns, so it is held in that dtype.
     dtypes = (residual.lowest_dtype, columns.view.lowest_dtype)
     dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
-    solver = choose_solver(
-        settings.solver, dtype=dtype, rtol=settings.rtol, is_damped=settings.is_damped
-    )
     return lay_out(
         residual,
         columns.parts,
         jacobian=settings.jacobian if settings.solver != "krylov" else "auto",
         chunk_size=settings.chunk_size,
         dtype=dtype,
-        is_condensed=solver == "gram",
-        is_formed=solver != "krylov",
+        is_condensed=_solver_of(settings, dtype) == "gram",
+    )
+
+
+def _solver_of(settings: Settings, dtype: Any) -> Literal["svd", "gram", "krylov"]:
+    return choose_solver(
+        settings.solver, dtype=dtype, rtol=settings.rtol, is_damped=settings.is_damped
     )
 
 
@@ -105,23 +122,35 @@ def linearise(
         TypeError: Rows that are not floating-point numbers.
         ValueError: `batch` or the rows do not fit.
     """
-    residual = residual_of(settings, columns, batch, devices)
+    layout = _layout_of(settings, residual_of(settings, columns, batch, devices), columns)
+    if settings.bad_samples == "drop":
+        layout, batch = without_bad(layout, settings, batch, devices)
+    residual = layout.residual
     if devices is not None and settings.loss_fn is not None:
         batch = devices.whole_batch(batch, settings.batch_axis)
     left = _rows_left(settings, residual, columns)
-    if not any(left):
-        return _linearised(settings, residual, columns, batch)
-    y = residual.evaluate(columns.parts, settings.chunk_size)
-    g = (
-        y
-        if settings.loss_fn is None
-        else jax.grad(loss_of_rows(settings.loss_fn, residual, batch))(y)
-    )
-    found = _sketched(
-        settings, residual, columns, g, left, jnp.int32(0) if count is None else count
-    )
-    at = _linearised(settings, found.residual, columns, batch)
-    return at._replace(residual=residual, y=y, sketch=found)
+    short, y, found = layout, None, None
+    if any(left):
+        y = g = residual.evaluate(columns.parts, settings.chunk_size)
+        if settings.loss_fn is not None:
+            g = jax.grad(loss_of_rows(settings.loss_fn, residual, batch))(y)
+        seed = jnp.int32(0) if count is None else count
+        found = _sketched(settings, residual, columns, g, left, seed)
+        short = _layout_of(settings, found.residual, columns)
+    solver = _solver_of(settings, short.dtype)
+    if solver == "krylov":
+        rows, J = form_products(
+            short.residual, columns.parts, chunk_size=settings.chunk_size, dtype=short.dtype
+        )
+    else:
+        rows, J = form(short)
+
+    def count_bad(is_finite: Array) -> Array:
+        if residual.num_dropped is not None:
+            return residual.num_dropped
+        return count_unless(is_finite, layout, devices)
+
+    return Linearised(residual, batch, rows if y is None else y, J, solver, count_bad, found)
 
 
 def _rows_left(settings: Settings, residual: Residual, columns: Columns) -> tuple[int | None, ...]:
@@ -143,25 +172,6 @@ def _sketched(
     )
 
 
-def _linearised(
-    settings: Settings, residual: Residual, columns: Columns, batch: Tree
-) -> Linearised:
-    layout = _layout_of(settings, residual, columns)
-    solver = choose_solver(
-        settings.solver, dtype=layout.dtype, rtol=settings.rtol, is_damped=settings.is_damped
-    )
-    if solver == "krylov":
-        y, J = form_products(
-            layout.residual,
-            columns.parts,
-            chunk_size=settings.chunk_size,
-            dtype=layout.dtype,
-        )
-    else:
-        y, J = form(layout)
-    return Linearised(layout.residual, batch, y, J, solver)
-
-
 def find_direction(
     settings: Settings,
     columns: Columns,
@@ -180,7 +190,8 @@ def find_direction(
     if settings.loss_fn is not None:
         loss = loss_of_rows(settings.loss_fn, at.residual, at.batch)
         cotangent = at.kept(jax.grad(loss)(at.y))
-    return direction_from(settings, at, columns.gradient(updates, at.dtype), cotangent)
+    gradient = usable(columns.gradient(updates, at.dtype), at)
+    return counted(direction_from(settings, at, gradient, cotangent), gradient, at)
 
 
 def direction_from(
@@ -226,12 +237,45 @@ def direction_from(
     return found._replace(is_finite=found.is_finite & jnp.all(jnp.isfinite(at.y)))
 
 
+def usable(gradient: Float[Array, " n"], at: Linearised) -> Float[Array, " n"]:
+    """The incoming gradient, and zeros where it is not finite while samples were left out.
+
+    It is that of all samples, and NaN where one of them is. Nothing is taken from it then.
+    """
+    number = at.residual.num_dropped
+    if number is None:
+        return gradient
+    return jnp.where((number > 0) & ~jnp.all(jnp.isfinite(gradient)), 0, gradient)
+
+
+def counted(found: Direction, gradient: Float[Array, " n"], at: Linearised) -> Direction:
+    """A direction that tells how many samples were not finite; where all were, it is not finite either.
+
+    Args:
+        found: The direction.
+        gradient: The incoming one, as `usable` returns it.
+        at: The rows.
+    """
+    found = found._replace(num_bad=at.count_bad(found.is_finite))
+    if at.residual.num_dropped is None:
+        return found
+    number, gradient_cosine = at.residual.num_dropped, found.gradient_cosine
+    if gradient_cosine is not None:
+        is_compared = (number == 0) | jnp.any(gradient != 0)
+        gradient_cosine = jnp.where(is_compared, gradient_cosine, jnp.nan)
+    is_finite = found.is_finite & (number < at.residual.num_parts)
+    return found._replace(is_finite=is_finite, gradient_cosine=gradient_cosine)
+
+
 def loss_of_rows(
     loss_fn: LossFn, residual: Residual, batch: Tree
 ) -> Callable[[Float[Array, " m"]], Float[Array, ""]]:
     """The user's loss as a function of the rows as one real vector, (m,)."""
 
     def loss(y: jax.Array) -> jax.Array:
+        is_kept = residual.is_kept
+        if is_kept is not None:  # at rows of zero, too, a loss may have a derivative of NaN
+            y = jnp.where(is_kept, y, 0)
         value = loss_fn(residual.unravel(y), batch)
         is_array = isinstance(value, jax.Array)
         if not is_array or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):

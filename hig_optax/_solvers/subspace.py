@@ -98,7 +98,7 @@ def krylov_direction(
         """The direction in the subspace of the first `count` products."""
         columns = jnp.arange(num_matvecs) < count
         return half_inverse_direction(
-            jnp.where(columns & (jnp.arange(num_matvecs + 1)[:, None] <= count), B, 0),
+            jnp.where(columns[None] & (jnp.arange(num_matvecs + 1)[:, None] <= count), B, 0),
             jnp.where(columns, small_gradient, 0),
             small_cotangent,
             exponent=exponent,
