@@ -23,6 +23,8 @@ _MARKED = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 _CELL = re.compile(r'(<div[^>]*class="[^"]*jp-RenderedMarkdown.*?</div>)', re.DOTALL)
 _DOLLARS = re.compile(r"\$\$(.+?)\$\$|\$([^$]+?)\$", re.DOTALL)
 _TABLE = re.compile(r"<table.*?</table>", re.DOTALL)
+_CELLS = re.compile(r"(?<=>)[^<>]+(?=<)")  # the text between tags
+_NUMBER = re.compile(r"(?<![\w.])\d[\d.]*e[+-]\d+")
 
 
 def on_config(config: Any) -> Any:
@@ -91,7 +93,10 @@ def _of_dollars(found: re.Match) -> str:
 
 
 def labelled(table: str) -> str:
-    """The table with the name of its column on each cell: narrow screens show a row below the other."""
+    """The table with the name of its column on each cell, and numbers that do not break."""
+    table = _CELLS.sub(
+        lambda cell: _NUMBER.sub(r'<span class="number">\g<0></span>', cell[0]), table
+    )
     names = [
         re.sub("<.*?>", "", name).strip()
         for name in re.findall(r"<th\b[^>]*>(.*?)</th>", table, re.DOTALL)
