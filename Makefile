@@ -40,9 +40,9 @@ pytest: $(VENV)/dev.stamp
 notebooks: $(VENV)/dev.stamp
 	HIG_OPTAX_QUICK=1 $(BIN)/python -m pytest --nbmake notebooks -n auto
 
-# Any warning is an error. The check looks at widths in Chromium, if there is one (apt-get install chromium).
+# Any warning is an error (with --quiet, none would be counted). The check looks at widths in Chromium, if there is one (apt-get install chromium).
 docs: $(VENV)/dev.stamp
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	$(BIN)/python docs/tools/check.py
 
 # Every page at the widths of a desktop and of a phone, into build/screenshots.
