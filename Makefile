@@ -1,6 +1,7 @@
 # make demo   train through physics with half-inverse gradients, beside Adam and Gauss-Newton
 # make test   everything that must hold before a commit
-# make docs   the documentation, in site/
+# make docs   the documentation, in site/, checked; make screenshots takes pictures of it
+# make wheel  source distribution and wheel, in dist/, tried in an empty environment
 # They set up .venv on first use, from the tested versions in constraints.txt.
 
 PYTHON ?= python3
@@ -9,13 +10,17 @@ BIN := $(VENV)/bin
 SECONDS ?= 20
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: demo results test test-newest lint types pytest notebooks docs format clean
+.PHONY: demo picture results test test-newest lint types pytest notebooks docs screenshots wheel format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/experiments.stamp
 	$(BIN)/python -m hig_optax.experiments compare linear-oscillators --seconds $(SECONDS)
 
 test: lint types pytest notebooks
+
+# The picture of the README, and those of the gallery: ten minutes on one core.
+picture: $(VENV)/experiments.stamp
+	$(BIN)/python -m hig_optax.experiments picture
 
 # Every experiment of the paper and the book, three seeds each; see notebooks/RESULTS.md for what it writes.
 results: $(VENV)/experiments.stamp
@@ -35,9 +40,17 @@ pytest: $(VENV)/dev.stamp
 notebooks: $(VENV)/dev.stamp
 	HIG_OPTAX_QUICK=1 $(BIN)/python -m pytest --nbmake notebooks -n auto
 
-# Half a minute, and so not part of the tests. Any warning is an error.
-docs: $(VENV)/dev.stamp $(VENV)/docs.stamp
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+# Any warning is an error (with --quiet, none would be counted). The check looks at widths in Chromium, if there is one (apt-get install chromium).
+docs: $(VENV)/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python docs/tools/check.py
+
+# Every page at the widths of a desktop and of a phone, into build/screenshots.
+screenshots: docs
+	$(BIN)/python docs/tools/check.py screenshots
+
+wheel: $(VENV)/dev.stamp
+	$(BIN)/python tests/wheel.py
 
 # A fifth of every table of cases, and all other tests, with the newest releases on the newest interpreter
 # besides the default one, if there is any.
@@ -58,4 +71,4 @@ $(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 clean:
-	rm -rf site $(VENV) $(VENV)-newest .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf site build dist .cache $(VENV) $(VENV)-newest .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,19 +1,32 @@
 """Half-inverse gradients: an Optax transformation to train networks through physics."""
 
-from hig_optax import baselines as baselines
-from hig_optax._inputs.settings import STATIC_ARGS as STATIC_ARGS
-from hig_optax._inputs.weights import weighted_residual as weighted_residual
-from hig_optax._optimizers.accumulate import AccumulateState as AccumulateState
-from hig_optax._optimizers.accumulate import accumulate as accumulate
-from hig_optax._optimizers.adaptive import AdaptiveHigState as AdaptiveHigState
-from hig_optax._optimizers.adaptive import adaptive_hig as adaptive_hig
-from hig_optax._optimizers.linen import apply_gradients as apply_gradients
-from hig_optax._optimizers.transform import ScaleByHigState as ScaleByHigState
-from hig_optax._optimizers.transform import hig as hig
-from hig_optax._optimizers.transform import scale_by_hig as scale_by_hig
-from hig_optax._planning.options import Option as Option
-from hig_optax._planning.options import Plan as Plan
-from hig_optax._planning.planning import plan as plan
-from hig_optax._types import Spectrum as Spectrum
+from hig_optax import baselines
+from hig_optax._inputs.settings import STATIC_ARGS
+from hig_optax._inputs.weights import weighted_residual
+from hig_optax._optimizers.accumulate import AccumulateState, accumulate
+from hig_optax._optimizers.adaptive import AdaptiveHigState, adaptive_hig
+from hig_optax._optimizers.linen import apply_gradients
+from hig_optax._optimizers.transform import ScaleByHigState, hig, scale_by_hig
+from hig_optax._planning.options import Option, Plan
+from hig_optax._planning.planning import plan
+from hig_optax._types import Spectrum
 
 __version__ = "0.2.0"
+
+__all__ = [
+    "STATIC_ARGS",
+    "AccumulateState",
+    "AdaptiveHigState",
+    "Option",
+    "Plan",
+    "ScaleByHigState",
+    "Spectrum",
+    "accumulate",
+    "adaptive_hig",
+    "apply_gradients",
+    "baselines",
+    "hig",
+    "plan",
+    "scale_by_hig",
+    "weighted_residual",
+]

@@ -1,4 +1,4 @@
-"""Blocks of rows with batches of their own lengths, weighted, padded, and weight decay as one of them."""
+"""Blocks of rows with batches of different lengths: an equation, its boundary, and weight decay, weighted."""
 
 import jax
 import jax.numpy as jnp

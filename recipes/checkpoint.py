@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: killed at any moment and run again, it ends with the same parameters, bit for bit."""
+"""Checkpoints by Orbax: a run that is killed and run again ends with the same parameters, bit for bit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An ensemble of seeds: vmap over a scan, one computation."""
+"""An ensemble of seeds as one computation: `vmap` over a `scan`."""
 
 import jax
 import jax.numpy as jnp

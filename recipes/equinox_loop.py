@@ -1,4 +1,4 @@
-"""Equinox: the arrays of the module are the parameters, the rest is put back inside the residual."""
+"""Equinox: the arrays of the module are the parameters; the residual puts the rest back."""
 
 import equinox as eqx
 import jax

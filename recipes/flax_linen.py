@@ -1,4 +1,4 @@
-"""flax.linen with its TrainState, whose own apply_gradients passes no batch on."""
+"""flax.linen with its TrainState, whose own `apply_gradients` does not pass a batch on."""
 
 import jax
 import jax.numpy as jnp

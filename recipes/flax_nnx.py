@@ -1,4 +1,4 @@
-"""flax.nnx with its Optimizer, which passes batch on."""
+"""flax.nnx with its Optimizer, which passes `batch=` on."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""HIG on the last layer, Adam on the rest, by optax.partition."""
+"""HIG for the last layer, Adam for the others, by `optax.partition`."""
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +26,9 @@ BATCH = {"x": X, "target": jnp.stack([jnp.sin(3 * X), 0.1 * jnp.cos(4 * X)], axi
 
 
 def main(steps=100):
-    """HIG sees the last layer alone; all_params lets it evaluate the residual through the others."""
+    """HIG moves the last layer alone; through all_params it evaluates the residual with all layers."""
     labels = {"w": "adam", "b": "adam", "v": "hig"}
-    opt = optax.partition({"hig": hig_optax.hig(0.5, error), "adam": optax.adam(1e-2)}, labels)
+    opt = optax.partition({"hig": hig_optax.adaptive_hig(error), "adam": optax.adam(1e-2)}, labels)
     params = init(jax.random.key(0))
     state = opt.init(params)
 

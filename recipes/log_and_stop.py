@@ -1,4 +1,4 @@
-"""Log rank and condition every few steps, halt on NaN, stop early."""
+"""Log rank and condition every few steps, halt on NaN, and stop early."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ BATCH = {"x": X, "target": jnp.stack([jnp.sin(3 * X), 0.1 * jnp.cos(4 * X)], axi
 
 def main(steps=100, every=10, target=0.02, log=print):
     """Between two logs nothing is read back, so that steps queue up without waiting for the device."""
-    opt = hig_optax.hig(0.5, error)
+    opt = hig_optax.adaptive_hig(error)
     params = init(jax.random.key(0))
     state = opt.init(params)
 

@@ -42,7 +42,7 @@ def main(steps=60, folder="checkpoints", every=10):
     split = jax.sharding.NamedSharding(mesh, jax.P("data"))
     alike = jax.sharding.NamedSharding(mesh, jax.P())
 
-    opt = hig_optax.hig(0.5, error, rtol=1e-3)
+    opt = hig_optax.adaptive_hig(error)
     w, b = jax.random.normal(jax.random.key(0), (2, 8))
     params = {"w": 3 * w, "b": b, "v": jnp.zeros((2, 8))}
     now = jax.device_put({"params": params, "state": opt.init(params)}, alike)

@@ -1,4 +1,4 @@
-"""A study over a setting that compiles once: inject_hyperparams keeps it in the state."""
+"""Several values of a setting, compiled once: `inject_hyperparams` keeps the setting in the state."""
 
 import jax
 import jax.numpy as jnp

@@ -10,8 +10,9 @@ import pytest
 
 import hig_optax
 
-API = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
-# tests/test_layers.py holds that the page names all there are.
+REFERENCE = sorted((Path(__file__).parents[1] / "docs" / "reference").glob("*.md"))
+API = "\n".join(path.read_text() for path in REFERENCE)
+# tests/test_layers.py holds that the pages name all there are.
 PUBLIC = {
     name: operator.attrgetter(name.removeprefix("hig_optax."))(hig_optax)
     for name in re.findall(r"^::: (hig_optax\.\S+)$", API, flags=re.MULTILINE)

@@ -178,14 +178,14 @@ def adaptive_hig(
 
         -η s (t V f(Σ) Uᵀ y + p),    f(σ) = σ (σ² + λ)^((κ-1)/2),    p = μ V⊥ V⊥ᵀ previous step,
 
-    where t minimises the linearised loss ½‖y - J·step‖², and p carries on what the last step, before η and s,
-    did outside of what this batch's rows decide: V⊥ V⊥ᵀ stands for 1 - V Σ²(Σ²+λ)⁻¹ Vᵀ. For κ = -1 and t = 1
+    where t minimises the linearised loss ½‖y - J·step‖², and p keeps the part of the previous step, before η
+    and s, that this batch does not determine: V⊥ V⊥ᵀ stands for 1 - V Σ²(Σ²+λ)⁻¹ Vᵀ. For κ = -1 and t = 1
     that is SPRING, without momentum Levenberg-Marquardt. Steps are bounded by a share of ‖θ‖.
 
     Then the step is tried: one forward pass of the batch. If the loss does not fall or is not finite, the
     same direction is tried at 1/4, 1/16 and 1/64 of the length; the Jacobian is not decomposed again. If
-    none serves, the updates are zero, the momentum is forgotten, the damping raised, and the next step is
-    tried at still less first; from there lengths grow by 4 a step up to all of it. λ is a multiple of
+    none lowers the loss, the updates are zero, the momentum is set to zero, and the damping is raised. The
+    next step starts shorter; each success allows four times more, up to all of it. λ is a multiple of
     the mean of σ²: divided by 3 where the loss fell by more than 3/4 of what the model had promised,
     multiplied by 3 where it fell by less than 1/4, and for every trial that failed. It stays where the step
     was cut to its bound, where the promise is below the rounding of the loss, and in [least damping, 1e6].
@@ -219,7 +219,7 @@ def adaptive_hig(
         loss_fn: ``(rows, batch) -> scalar``, as in `scale_by_hig`, for a loss that is no sum of squares. The
             model is then h/2·‖g/h - J·step‖² with g = ∂loss/∂rows and h the curvature along g: exact for any
             multiple of a sum of squares, else as if the loss were equally curved in all rows. A loss that is
-            straight along g, such as a root mean square or a relative L², is modelled by its square; one that
+            linear along g, such as a root mean square or a relative L², is modelled by its square; one that
             is not positive and not curved upwards, such as the logarithm of a sum of squares, as if it were
             that of its rows. For losses far from these, a mean of absolute values say, the model promises too
             much, the damping ends at its maximum, and the steps are those of gradient descent.

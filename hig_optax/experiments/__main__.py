@@ -1,4 +1,4 @@
-"""The command line: ``python -m hig_optax.experiments {compare,contest,sweep,results,list,bench}``."""
+"""The command line: ``python -m hig_optax.experiments COMMAND``."""
 
 import argparse
 import ast
@@ -21,6 +21,7 @@ from hig_optax.experiments import (
     machine,
     methods,
     page,
+    picture,
     results,
     study,
     sweep,
@@ -130,6 +131,17 @@ def _parser() -> argparse.ArgumentParser:
     length.add_argument("--seconds", type=float, default=20.0, help="of most runs (default: 20)")
     length.add_argument("--quick", action="store_true", help="far too short, to see it work")
     parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
+
+    parse = commands.add_parser("picture", parents=[shared], help="the picture of the README")
+    parse.set_defaults(command=_picture)
+    parse.add_argument("--seconds", type=float, default=20.0, help="of most runs (default: 20)")
+    parse.add_argument(
+        "--to",
+        type=Path,
+        default=picture.PICTURE,
+        metavar="FILE",
+        help=f"(default: {picture.PICTURE})",
+    )
 
     parse = commands.add_parser("list", help="problems, methods and their settings")
     parse.set_defaults(command=_list)
@@ -287,6 +299,14 @@ def _results(options: argparse.Namespace, console: Console) -> None:
     for table in results.summary(done):
         table.show(console)
     console.print(str(written[0]), highlight=False, soft_wrap=True)
+
+
+def _picture(options: argparse.Namespace, console: Console) -> None:
+    _configure(options)
+    gallery = picture.draw_gallery(options.to.parent / "gallery")
+    written = picture.draw(options.seconds, options.to, out=options.out, report=Report(console))
+    for path in (written, *gallery):
+        console.print(str(path), highlight=False, soft_wrap=True)
 
 
 def _with(problem: problems.Problem, settings: Mapping[str, Any]) -> problems.Problem:

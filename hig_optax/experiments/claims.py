@@ -78,9 +78,12 @@ def lower_than(*rivals: str) -> Callable[[Runs], Verdict]:
         counts = ", ".join(f"{name} {steps[name]:.0f}" for name in told)
         why = f"In the same time hig took {steps['hig']:.0f} steps, {counts}. "
         if ahead:
-            why += f"The steps of {' and '.join(ahead)} gain more for their price."
+            why += (
+                f"The steps of {' and '.join(ahead)} that fit into the time of one of hig lower the loss "
+                "more."
+            )
         else:
-            why += "Each step of hig gains more than those that its price buys elsewhere."
+            why += "One step of hig lowers the loss more than the other steps that fit into the same time."
         return Verdict(_losses(losses), not ahead, why)
 
     return check

@@ -112,8 +112,8 @@ def _introduction(comparisons: Mapping[str, Comparison], command: str, remark: s
     return (
         "# Results\n\n"
         + (f"**{remark}**\n\n" if remark else "")
-        + f"This page is written by `{command}` from {count} training runs; what is corrected by hand is "
-        "overwritten. Every method runs with its recommended settings (`python -m "
+        + f"This page is written by `{command}` from {count} training runs. Do not edit it: the next "
+        "run overwrites this page. Every method runs with its recommended settings (`python -m "
         "hig_optax.experiments list`), on the same data from the same initial network.\n\n"
         f"{machine.describe(where)}\n"
     )

@@ -1,4 +1,4 @@
-"""Plain Optax with a jitted step."""
+"""Plain Optax, with a jitted step."""
 
 import jax
 import jax.numpy as jnp
