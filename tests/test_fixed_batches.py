@@ -155,6 +155,7 @@ def test_without_singular_values_the_steps_are_the_same(neurons, dtype, monkeypa
         monkeypatch.setattr(adaptive, "is_large", lambda at: True)
         by_eigenvectors = jax.device_get(first(8))
         monkeypatch.setattr(steady, "LONG_SIDE", 1)
+        monkeypatch.setattr(steady, "SOLVED_SIDE", 1)
         by_cholesky = jax.device_get(first(8))
     # Steps magnify the rounding of J, in float32 1e-7 at a condition of some hundreds.
     tolerance = 2e-2 if dtype == jnp.float32 else 1e-6
@@ -179,6 +180,7 @@ def test_a_matrix_that_is_not_definite_in_rounding_is_damped_more():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_jacobian_that_is_not_finite_moves_nothing(bad, monkeypatch):
     monkeypatch.setattr(steady, "LONG_SIDE", 1)
+    monkeypatch.setattr(steady, "SOLVED_SIDE", 1)
     opt = hig_optax.adaptive_hig(residual)
     w = start(0, 8, jnp.float32)
     state = opt.init(w)._replace(repeats=jnp.int32(5), count=jnp.int32(5))

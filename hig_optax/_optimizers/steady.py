@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from hig_optax._float64 import norm
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
+from hig_optax._jacobian.strips import Condensed
 from hig_optax._optimizers.model import Model
 from hig_optax._solvers import cholesky, gram
 from hig_optax._solvers.formula import Direction, Scaling
@@ -20,6 +21,10 @@ from hig_optax._solvers.step import Linearised, direction_from
 # with points drawn anew at every step, errors after 30 s fell from 3.0e-4 to 1.0e-4 (poisson-5d, one seed),
 # from 0.33 to 7.1e-4 (helmholtz) and from 3.5e-2 to 1.9e-3 (burgers).
 LONG_SIDE = 512
+
+# Shorter side of J from which on a fixed batch, too, is solved by a Cholesky factor. Below, the second kind
+# of step would lengthen the first call for little.
+SOLVED_SIDE = 192
 
 # An acceleration is used only where it is no more than this share of the step.
 MOST_ACCELERATION = 0.75
@@ -110,20 +115,34 @@ def find_step(
     def accelerated(inverse: Callable[[Array], Array]) -> Path:
         return accelerated_path(at, columns, inverse, model.cotangent, scaling, settings.chunk_size)
 
-    if is_steady is not None and is_large(at):
-        condensed = gram.condense(at.J, gradient, g, scaling.previous)
+    def solved(condensed: Condensed) -> tuple[Direction, Path]:
         damped = cholesky.factorise(condensed, scaling.relative_damping)
         path = accelerated(cholesky.inverse_of(at.J, damped))
         found = cholesky.told(at.J, damped, gradient, g, at.sizes)
         return found._replace(is_finite=found.is_finite & jnp.all(jnp.isfinite(at.y))), path
 
-    found = direction_from(settings, at, gradient, g, scaling)
-    assert found.slope is not None
-    assert found.curvature is not None
-    none = jnp.zeros_like(found.direction)
-    path = Path(found.direction, none, found.slope, found.curvature)
+    def decomposed(condensed: Condensed | None) -> tuple[Direction, Path]:
+        found = direction_from(settings, at, gradient, g, scaling, condensed)
+        assert found.slope is not None
+        assert found.curvature is not None
+        none = jnp.zeros_like(found.direction)
+        return found, Path(found.direction, none, found.slope, found.curvature)
+
+    if is_steady is None or at.residual.has_custom_vjp or at.solver == "krylov":
+        return decomposed(None)
+    if at.solver == "gram" and min(at.J.shape) >= SOLVED_SIDE:
+        condensed = gram.condense(at.J, gradient, g, scaling.previous)
+        if is_large(at):
+            return solved(condensed)
+
+        def without_inverse() -> tuple[Direction, Path]:
+            found, path = decomposed(condensed)
+            return found._replace(slope=None, curvature=None, inverse=None), path
+
+        return jax.lax.cond(is_steady, lambda: solved(condensed), without_inverse)
+    found, path = decomposed(None)
     inverse = found.inverse
-    if is_steady is None or inverse is None or at.residual.has_custom_vjp:
+    if inverse is None:
         return found, path
     use = is_steady & found.is_finite
     return found, jax.lax.cond(use, lambda: accelerated(inverse), lambda: path)
