@@ -1,6 +1,11 @@
 """Half-inverse gradients: an Optax transformation to train networks through physics."""
 
 from hig_optax import baselines as baselines
+from hig_optax._diagnosis.diagnosis import Diagnosis as Diagnosis
+from hig_optax._diagnosis.diagnosis import Finding as Finding
+from hig_optax._diagnosis.diagnosis import diagnose as diagnose
+from hig_optax._diagnosis.symptoms import SYMPTOMS as SYMPTOMS
+from hig_optax._diagnosis.symptoms import Symptom as Symptom
 from hig_optax._inputs.settings import STATIC_ARGS as STATIC_ARGS
 from hig_optax._inputs.weights import weighted_residual as weighted_residual
 from hig_optax._optimizers.accumulate import AccumulateState as AccumulateState

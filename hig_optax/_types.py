@@ -90,6 +90,10 @@ class Spectrum(NamedTuple):
     """The cut that was used, in the unit of the singular values: the largest of rtol·σ₁, atol and
     the solver's noise floor."""
 
+    full_rank: Int[Array, ""]
+    """How many singular values there were to keep: the length of the shorter side of J; with
+    ``solver="krylov"`` the dimension of its subspace. int32, 0 before the first step."""
+
     condition: Float[Array, ""]
     """σ₁ over the smallest kept singular value; inf at rank 0."""
 

@@ -19,6 +19,7 @@ ORDER = [
     "_solvers",
     "_planning",
     "_optimizers",
+    "_diagnosis",
     "baselines",
     "__init__",
 ]
@@ -124,15 +125,20 @@ def test_public_names():
     }  # checked annotations bring the latter
     assert public - modules == {
         "STATIC_ARGS",
+        "SYMPTOMS",
         "AccumulateState",
         "Option",
         "Plan",
         "AdaptiveHigState",
+        "Diagnosis",
+        "Finding",
         "ScaleByHigState",
         "Spectrum",
+        "Symptom",
         "accumulate",
         "adaptive_hig",
         "apply_gradients",
+        "diagnose",
         "hig",
         "plan",
         "scale_by_hig",
