@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from hig_optax._shown import named, short, table, there, unpadded
 
 Tree = Any
 """Any nesting of containers that JAX knows, with arrays for leaves."""
@@ -119,3 +122,19 @@ class Spectrum(NamedTuple):
     is_finite: Bool[Array, ""]
     """False if rows, Jacobian, gradient, traced settings or update held NaN or inf; the update was then
     zero."""
+
+    def __repr__(self) -> str:
+        rank, full = short(self.rank), short(self.full_rank)
+        is_known = there(self.full_rank) is not None and np.ndim(self.full_rank) == 0
+        return named(
+            self,
+            singular_values=short(unpadded(self.singular_values)),
+            rank=f"{rank} of {full}" if is_known else rank,
+            full_rank="" if is_known else full,
+            block_shares=short(self.block_shares) if self.block_shares else "",
+        )
+
+    def _repr_html_(self) -> str:
+        texts = {name: short(value) for name, value in self._asdict().items()}
+        texts["singular_values"] = short(unpadded(self.singular_values))
+        return table((), list(texts.items()), "Spectrum")

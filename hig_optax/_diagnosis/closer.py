@@ -107,7 +107,7 @@ def _not_finite(seen: _Seen) -> Iterator[Sign]:
         yield Sign("rows not finite", f"rows of {_samples(seen, bad)}", {"rows": float(bad.sum())})
     elif seen.J is not None and not np.isfinite(seen.J).all():
         wrong = ~np.isfinite(seen.J)
-        where = f"{_samples(seen, wrong.any(axis=1))}, by {_leaves(seen, wrong.any(axis=0))}"
+        where = f"{_samples(seen, wrong.any(axis=1))}, by {_leaves(seen, np.asarray(wrong.any(axis=0)))}"
         numbers = {"rows": float(wrong.any(axis=1).sum())}
         yield Sign("derivatives not finite", f"derivatives of {where}", numbers)
     elif seen.gradient is not None and not np.isfinite(seen.gradient).all():
@@ -119,7 +119,7 @@ def _not_finite(seen: _Seen) -> Iterator[Sign]:
 def _influence(seen: _Seen) -> Iterator[Sign]:
     if seen.J is None:
         return
-    silent = ~seen.J.any(axis=0)
+    silent = np.asarray(~seen.J.any(axis=0))
     if names := _leaves(seen, silent, whole=True):
         numbers = {"share": float(silent.mean())}
         evidence = (

@@ -29,6 +29,7 @@ from hig_optax._optimizers.model import model_of
 from hig_optax._optimizers.report import blank, report
 from hig_optax._optimizers.steady import find_step, is_large
 from hig_optax._planning.planning import settled
+from hig_optax._shown import named
 from hig_optax._solvers.formula import Scaling
 from hig_optax._solvers.step import linearise
 from hig_optax._types import (
@@ -138,6 +139,9 @@ class AdaptiveHigState(NamedTuple):
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
+
+    def __repr__(self) -> str:
+        return named(self)
 
 
 MADE_BY = {

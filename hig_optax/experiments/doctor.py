@@ -14,7 +14,7 @@ change:
 
 ```python
 print(hig_optax.diagnose(state))  # any state of the package, with the chain or wrapper around it
-print(hig_optax.diagnose(state, residual_fn, params, batch, grads))  # and a closer look at one batch
+print(hig_optax.diagnose(state, residual_fn, params, batch, grads))  # a closer look
 ```
 
 Call it outside `jit`. It returns a tuple of findings (`symptom`, `evidence`, `meaning`, `remedy`, `kind`,
