@@ -12,6 +12,7 @@ from hig_optax._optimizers.accumulate import AccumulateState as AccumulateState
 from hig_optax._optimizers.accumulate import accumulate as accumulate
 from hig_optax._optimizers.adaptive import AdaptiveHigState as AdaptiveHigState
 from hig_optax._optimizers.adaptive import adaptive_hig as adaptive_hig
+from hig_optax._optimizers.bound import with_batch as with_batch
 from hig_optax._optimizers.linen import apply_gradients as apply_gradients
 from hig_optax._optimizers.transform import ScaleByHigState as ScaleByHigState
 from hig_optax._optimizers.transform import hig as hig

@@ -144,6 +144,7 @@ def test_public_names():
         "plan",
         "scale_by_hig",
         "weighted_residual",
+        "with_batch",
     }
 
 

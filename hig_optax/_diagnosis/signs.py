@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hig_optax._diagnosis.course import Course
-from hig_optax._optimizers.adaptive import DECIDED, FIXED, OPEN
+from hig_optax._optimizers.adaptive import DECIDED, OPEN, STEADY
 from hig_optax._optimizers.control import MAX_DAMPING, SHORTER, TRIALS
 
 # Rounding leaves more than this of the cosine of one gradient, computed in two ways, until the rows
@@ -26,7 +26,7 @@ PLATEAU = 0.3
 MINIMA: tuple[Any, ...] = (
     OPEN.min_relative_damping,
     DECIDED.min_relative_damping,
-    FIXED.min_relative_damping,
+    STEADY.min_relative_damping,
 )
 
 
