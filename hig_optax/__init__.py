@@ -1,10 +1,13 @@
 """Half-inverse gradients: an Optax transformation to train networks through physics."""
 
 from hig_optax import baselines
+from hig_optax._diagnosis.diagnosis import Diagnosis, Finding, diagnose
+from hig_optax._diagnosis.symptoms import SYMPTOMS, Symptom
 from hig_optax._inputs.settings import STATIC_ARGS
 from hig_optax._inputs.weights import weighted_residual
 from hig_optax._optimizers.accumulate import AccumulateState, accumulate
 from hig_optax._optimizers.adaptive import AdaptiveHigState, adaptive_hig
+from hig_optax._optimizers.bound import with_batch
 from hig_optax._optimizers.linen import apply_gradients
 from hig_optax._optimizers.transform import ScaleByHigState, hig, scale_by_hig
 from hig_optax._planning.options import Option, Plan
@@ -15,18 +18,24 @@ __version__ = "0.2.0"
 
 __all__ = [
     "STATIC_ARGS",
+    "SYMPTOMS",
     "AccumulateState",
     "AdaptiveHigState",
+    "Diagnosis",
+    "Finding",
     "Option",
     "Plan",
     "ScaleByHigState",
     "Spectrum",
+    "Symptom",
     "accumulate",
     "adaptive_hig",
     "apply_gradients",
     "baselines",
+    "diagnose",
     "hig",
     "plan",
     "scale_by_hig",
     "weighted_residual",
+    "with_batch",
 ]

@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from hig_optax._shown import named, short, table, there, unpadded
 
 Tree = Any
 """Any nesting of containers that JAX knows, with arrays for leaves."""
@@ -91,6 +94,10 @@ class Spectrum(NamedTuple):
     """The cut that was used, in the unit of the singular values: the largest of rtol·σ₁, atol and
     the solver's noise floor."""
 
+    full_rank: Int[Array, ""]
+    """How many singular values there were to keep: the length of the shorter side of J; with
+    ``solver="krylov"`` the dimension of its subspace. int32, 0 before the first step."""
+
     condition: Float[Array, ""]
     """σ₁ over the smallest kept singular value; at rank 0 inf, or the largest float32 in a step compiled
     under ``jax_debug_infs``."""
@@ -123,3 +130,19 @@ class Spectrum(NamedTuple):
     and devices together. (Of a residual that takes the whole batch: how many rows. Where it has no forward
     rule, only the rows themselves are looked at.) With ``bad_samples="drop"`` the step left them out; with
     ``"refuse"`` the update was zero. 0 beside a false `is_finite`: the NaN is elsewhere."""
+
+    def __repr__(self) -> str:
+        rank, full = short(self.rank), short(self.full_rank)
+        is_known = there(self.full_rank) is not None and np.ndim(self.full_rank) == 0
+        return named(
+            self,
+            singular_values=short(unpadded(self.singular_values)),
+            rank=f"{rank} of {full}" if is_known else rank,
+            full_rank="" if is_known else full,
+            block_shares=short(self.block_shares) if self.block_shares else "",
+        )
+
+    def _repr_html_(self) -> str:
+        texts = {name: short(value) for name, value in self._asdict().items()}
+        texts["singular_values"] = short(unpadded(self.singular_values))
+        return table((), list(texts.items()), "Spectrum")

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "hig_optax"
 
 # What each folder or module at the top may import: those before it. Within a folder no circles.
 ORDER = [
+    "_shown",
     "_types",
     "_float64",
     "_inputs",
@@ -19,6 +20,7 @@ ORDER = [
     "_solvers",
     "_planning",
     "_optimizers",
+    "_diagnosis",
     "baselines",
     "__init__",
 ]

@@ -16,10 +16,14 @@ API = "\n".join(path.read_text() for path in REFERENCE)
 PUBLIC = {
     name: operator.attrgetter(name.removeprefix("hig_optax."))(hig_optax)
     for name in re.findall(r"^::: (hig_optax\.\S+)$", API, flags=re.MULTILINE)
-    if name != "hig_optax.STATIC_ARGS"
+    if name not in ("hig_optax.STATIC_ARGS", "hig_optax.SYMPTOMS")
 }
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
-OURS = {"hig_optax.plan", "hig_optax.accumulate"}  # no methods of the literature
+OURS = {
+    "hig_optax.plan",
+    "hig_optax.accumulate",
+    "hig_optax.diagnose",
+}  # no methods of the literature
 STATES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 
 

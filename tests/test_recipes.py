@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import re
 from pathlib import Path
 
 import jax
@@ -14,8 +15,8 @@ STEPS = 60
 
 
 def load(path):
-    if "equinox" in path.read_text():
-        pytest.importorskip("equinox")
+    for package in re.findall(r"^import (\w+)", path.read_text(), flags=re.MULTILINE):
+        pytest.importorskip(package)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -136,9 +136,9 @@ def check_passed(params: Tree, batch: Tree) -> None:
     if batch is NOT_PASSED:
         raise ValueError(
             "batch must be passed, the Jacobian is taken on it: opt.update(grads, state, params, "
-            "batch=batch). If a wrapper around opt passes no extra arguments on (optax.lookahead, say), hand "
-            "it optax.GradientTransformation(opt.init, functools.partial(opt.update, batch=batch)), built "
-            "inside the step. A residual that needs no batch takes batch=None with batch_axis=None."
+            "batch=batch). If a wrapper around opt, or a trainer, passes no extra arguments on "
+            "(optax.lookahead, jinns.solve, say), hand it hig_optax.with_batch(opt, batch), built inside the "
+            "step where batches change. A residual that needs no batch takes batch=None with batch_axis=None."
         )
 
 

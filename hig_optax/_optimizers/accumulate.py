@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 from hig_optax._inputs.batch import check_array, sample_axes
 from hig_optax._inputs.columns import as_numbers, no_update
 from hig_optax._inputs.settings import NOT_PASSED, check_choice, check_count, check_passed
+from hig_optax._shown import named
 from hig_optax._types import Tree
 
 
@@ -27,6 +28,9 @@ class AccumulateState(NamedTuple):
 
     inner_state: Any
     """State of the optimizer inside, which steps once in `every` calls."""
+
+    def __repr__(self) -> str:
+        return named(self)
 
 
 def accumulate(

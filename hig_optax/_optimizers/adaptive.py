@@ -29,6 +29,7 @@ from hig_optax._optimizers.model import model_of
 from hig_optax._optimizers.report import blank, report
 from hig_optax._optimizers.steady import find_step, is_large
 from hig_optax._planning.planning import settled
+from hig_optax._shown import named
 from hig_optax._solvers.formula import Scaling
 from hig_optax._solvers.step import counted, linearise, usable
 from hig_optax._types import (
@@ -119,6 +120,9 @@ class AdaptiveHigState(NamedTuple):
     step_norm: Float[Array, ""]
     """Euclidean norm of the last trial's step in the optimized parameters."""
 
+    is_cut: Bool[Array, ""]
+    """Whether `max_relative_step` shortened the last step."""
+
     momentum: Tree | None
     """The last step, uphill and before the learning rate, in the tree of the parameters, at least float32,
     with ``optax.MaskedNode`` where one is frozen; None where the setting `momentum` is the number 0."""
@@ -136,6 +140,9 @@ class AdaptiveHigState(NamedTuple):
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
+
+    def __repr__(self) -> str:
+        return named(self)
 
 
 MADE_BY = {
@@ -350,6 +357,7 @@ def adaptive_hig(
             loss=jnp.zeros((), dtype),
             trial_loss=jnp.zeros((), dtype),
             step_norm=jnp.zeros((), dtype),
+            is_cut=jnp.zeros((), bool),
             momentum=zero_momentum(settings, params) if has_momentum else None,
             trial_scale=jnp.ones((), dtype),
             plateau=None if patience is None else Plateau.start(dtype),
@@ -476,6 +484,7 @@ def adaptive_hig(
             loss=model.loss.astype(dtype),
             trial_loss=(model.loss - trial.decrease).astype(dtype),
             step_norm=(tried * step_norm).astype(dtype),
+            is_cut=is_cut,
             momentum=momentum,
             trial_scale=scale.astype(dtype),
             plateau=plateau,

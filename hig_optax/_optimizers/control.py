@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from hig_optax._shown import named
 from hig_optax._types import Rate, Scalar
 
 # Marquardt's control: a step that did what the model promised lowers the damping, one that did not raises it.
@@ -162,6 +163,9 @@ class Plateau(NamedTuple):
     """Average of log loss over some patience batches: where that is lower, the loss does not fall."""
     scale: Float[Array, ""]
     """Factor on the steps, in [0.001, 1]; 1 at first."""
+
+    def __repr__(self) -> str:
+        return named(self)
 
     def least_damping(self, minimum: Float[Array, ""]) -> Float[Array, ""]:
         """The least damping, relative to the mean of σ²: `minimum` at a factor of 1, 1 at 0.03 and below.

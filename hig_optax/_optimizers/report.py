@@ -16,6 +16,7 @@ def blank(size: int, dtype: Any, blocks: tuple[str, ...]) -> Spectrum:
     return Spectrum(
         singular_values=jnp.zeros((size,), dtype),
         rank=jnp.zeros((), jnp.int32),
+        full_rank=jnp.zeros((), jnp.int32),
         cutoff=jnp.zeros((), dtype),
         condition=jnp.zeros((), dtype),
         gradient_kept=jnp.zeros((), dtype),
@@ -44,6 +45,7 @@ def report(found: Direction, is_finite: Bool[Array, ""], size: int, dtype: Any) 
     return Spectrum(
         singular_values=shown(jnp.pad(values, (0, size - values.size))),
         rank=jnp.where(is_finite, found.rank, 0),
+        full_rank=jnp.int32(found.singular_values.size),
         cutoff=shown(found.cutoff),
         condition=shown(found.condition),
         gradient_kept=shown(found.gradient_kept),

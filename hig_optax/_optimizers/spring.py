@@ -15,6 +15,7 @@ from hig_optax._inputs.settings import NOT_PASSED, Settings, are_finite, check_n
 from hig_optax._inputs.states import check_state
 from hig_optax._optimizers.control import rate_at, share_within
 from hig_optax._optimizers.report import blank, report
+from hig_optax._shown import named
 from hig_optax._solvers.formula import cosine
 from hig_optax._solvers.step import counted, direction_from, linearise, usable
 from hig_optax._types import (
@@ -41,6 +42,9 @@ class SpringState(NamedTuple):
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
+
+    def __repr__(self) -> str:
+        return named(self)
 
 
 MADE_BY = {

@@ -12,6 +12,7 @@ from hig_optax._inputs.columns import without_frozen, zero_unless_finite
 from hig_optax._inputs.settings import NOT_PASSED, Settings, checked_rate
 from hig_optax._optimizers.report import blank, refused_unless, report
 from hig_optax._planning.planning import settled
+from hig_optax._shown import named
 from hig_optax._solvers.step import find_direction
 from hig_optax._types import (
     AxisName,
@@ -38,6 +39,9 @@ class ScaleByHigState(NamedTuple):
 
     spectrum: Spectrum
     """What the last step saw; zeros before the first."""
+
+    def __repr__(self) -> str:
+        return named(self)
 
 
 def scale_by_hig(

@@ -3,6 +3,7 @@
 from typing import Any, Literal, NamedTuple
 
 from hig_optax._planning.traffic import Collective
+from hig_optax._shown import table
 
 Solver = Literal["svd", "gram", "krylov"]
 
@@ -62,6 +63,29 @@ class Plan(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """What to give to an optimizer for the chosen option: ``hig(1.0, residual_fn, **plan.settings)``."""
         return {"solver": self.chosen.solver, "chunk_size": self.chosen.chunk_size}
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan({self.rows} x {self.columns}, {self.chosen.solver}, chunk_size={self.chosen.chunk_size}, "
+            f"{self.chosen.flops:.2g} flops, {_in_bytes(self.chosen.peak_bytes)})"
+        )
+
+    def _repr_html_(self) -> str:
+        lines = str(self).splitlines()
+        head = [name.replace("_", " ") for name in lines[1].split()]
+        rows = []
+        for option in self.options:
+            mark = " (chosen)" if option == self.chosen else ""
+            size = "all" if option.chunk_size is None else str(option.chunk_size)
+            cells = [
+                option.solver + mark,
+                size,
+                f"{option.flops:.2g}",
+                _in_bytes(option.peak_bytes),
+            ]
+            received = [_in_bytes(option.received_bytes)] if self.devices > 1 else []
+            rows.append([*cells, *received])
+        return table(head, rows, f"{lines[0]}. Chosen: {self.reason}.")
 
     def __str__(self) -> str:
         is_shared = self.devices > 1

@@ -1,7 +1,6 @@
 """The command line: ``python -m hig_optax.experiments COMMAND``."""
 
 import argparse
-import ast
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,11 @@ from rich.console import Console
 
 from hig_optax import problems
 from hig_optax.experiments import (
+    arguments,
     bench,
     compare,
     contest,
+    doctor,
     functions,
     growth,
     machine,
@@ -23,6 +24,7 @@ from hig_optax.experiments import (
     page,
     picture,
     results,
+    store,
     study,
     sweep,
 )
@@ -31,18 +33,16 @@ from hig_optax.experiments.budget import Budget
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.train import problem_settings
 
-DEFAULT_METHODS = ("adaptive-hig", "hig", "adam", "gauss-newton")
-QUICK_SECONDS = 1.0
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    parser = arguments.parser(COMMANDS)
+    options = parser.parse_args(words)
     console = Console()
     try:
         options.command(options, console)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
+        # A file that cannot be read or written is the user's to mend, as a wrong word is.
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     except KeyboardInterrupt:
         console.print(
@@ -51,128 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m hig_optax.experiments",
-        description="Train networks through physics, and compare what trains them.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--cores", type=int, default=1, help="cores to use; 0: all (default: 1)")
-    shared.add_argument(
-        "--x64",
-        action="store_true",
-        help="float64 also where a problem does not ask for a precision (default there: float32)",
-    )
-    shared.add_argument("--out", type=Path, default=Path("results"), help="folder of results")
-
-    parse = commands.add_parser(
-        "compare", parents=[shared], help="train one problem by several methods"
-    )
-    parse.set_defaults(command=_compare)
-    parse.add_argument("problem", metavar="PROBLEM", help="a problem's name; see list")
-    parse.add_argument("--methods", type=_words, default=DEFAULT_METHODS, metavar="A,B")
-    parse.add_argument("--seeds", type=_integers, default=(0,), metavar="0,1")
-    budget = parse.add_mutually_exclusive_group()
-    budget.add_argument("--seconds", type=float, help="training time of each run (default: 20)")
-    budget.add_argument("--steps", type=int, help="steps of each run, in place of a time")
-    budget.add_argument("--quick", action="store_true", help=f"{QUICK_SECONDS:g} s, to see it work")
-    _add_set(parse)
-    parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
-
-    parse = commands.add_parser(
-        "contest", parents=[shared], help="test losses of several methods at several times"
-    )
-    parse.set_defaults(command=_contest)
-    parse.add_argument("problems", type=_words, metavar="PROBLEM,...", help="problems; see list")
-    parse.add_argument("--methods", type=_words, default=contest.CONTESTANTS, metavar="A,B")
-    parse.add_argument("--seeds", type=_integers, default=(0, 1, 2), metavar="0,1")
-    parse.add_argument("--times", type=_numbers, default=(10.0, 30.0), metavar="10,30", help="s")
-    _add_set(parse)
-    parse.add_argument("--into", type=Path, metavar="PAGE", help="page with a place for the tables")
-    parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
-
-    parse = commands.add_parser(
-        "sweep", parents=[shared], help="test losses of one method at several settings"
-    )
-    parse.set_defaults(command=_sweep)
-    parse.add_argument("problems", type=_words, metavar="PROBLEM,...", help="problems; see list")
-    parse.add_argument("method", metavar="METHOD", help="a method's name; see list")
-    parse.add_argument(
-        "--vary",
-        type=_values,
-        action="append",
-        required=True,
-        metavar="NAME=V1,V2",
-        help="a setting",
-    )
-    parse.add_argument(
-        "--singly",
-        action="store_true",
-        help="nothing changed, then one value at a time (default: all combinations)",
-    )
-    parse.add_argument("--seeds", type=_integers, default=(100,), metavar="0,1")
-    length = parse.add_mutually_exclusive_group()
-    length.add_argument("--times", type=_numbers, default=(10.0,), metavar="2,10", help="s")
-    length.add_argument("--steps", type=int, help="steps of each run, in place of times")
-    _add_set(parse)
-    parse.add_argument("--into", type=Path, metavar="PAGE", help="page with a place for the table")
-    parse.add_argument("--name", help="of that place (default: of problems, method and settings)")
-    parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
-
-    parse = commands.add_parser(
-        "results", parents=[shared], help="every experiment, and the page that tells of them"
-    )
-    parse.set_defaults(command=_results)
-    parse.add_argument("--to", type=Path, help="folder of RESULTS.md (default: notebooks)")
-    length = parse.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=float, default=20.0, help="of most runs (default: 20)")
-    length.add_argument("--quick", action="store_true", help="far too short, to see it work")
-    parse.add_argument("--fresh", action="store_true", help="repeat runs that are done already")
-
-    parse = commands.add_parser("picture", parents=[shared], help="the picture of the README")
-    parse.set_defaults(command=_picture)
-    parse.add_argument("--seconds", type=float, default=20.0, help="of most runs (default: 20)")
-    parse.add_argument(
-        "--to",
-        type=Path,
-        default=picture.PICTURE,
-        metavar="FILE",
-        help=f"(default: {picture.PICTURE})",
-    )
-
-    parse = commands.add_parser("list", help="problems, methods and their settings")
-    parse.set_defaults(command=_list)
-
-    parse = commands.add_parser("bench", parents=[shared], help="what a step costs")
-    parse.set_defaults(command=_bench)
-    parse.add_argument(
-        "what",
-        choices=["step", "scale", "functions"],
-        help="step: one optimizer step, part by part; scale: time and memory as rows and parameters grow; "
-        "functions: ways to decompose a Gram matrix, or not to",
-    )
-    parse.add_argument(
-        "--problem", type=_words, default=None, metavar="A,B", help="of step (default: all)"
-    )
-    parse.add_argument(
-        "--solver", type=_words, default=None, metavar="A,B", help="of scale (default: all)"
-    )
-    parse.add_argument("--quick", action="store_true", help="far too little, to see it work")
-    return parser
-
-
-def _add_set(parse: argparse.ArgumentParser) -> None:
-    parse.add_argument(
-        "--set",
-        type=_setting,
-        action="append",
-        default=[],
-        metavar="METHOD.NAME=VALUE",
-        help="a setting other than the recommended one; problem.NAME=VALUE for the problem's own",
-    )
 
 
 def _problem_and_overrides(
@@ -187,9 +65,9 @@ def _problem_and_overrides(
 def _compare(options: argparse.Namespace, console: Console) -> None:
     _configure(options)
     problem, overrides = _problem_and_overrides(options.problem, options)
-    seconds = QUICK_SECONDS if options.quick else options.seconds
+    seconds = arguments.QUICK_SECONDS if options.quick else options.seconds
     if seconds is None and options.steps is None:
-        seconds = 20.0
+        seconds = arguments.SECONDS
     comparison = compare.compare(
         problem,
         options.methods,
@@ -216,8 +94,13 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
 def _contest(options: argparse.Namespace, console: Console) -> None:
     _configure(options)
     times, tables = sorted(options.times), []
-    for name in options.problems:
-        problem, overrides = _problem_and_overrides(name, options)
+    asked = [_problem_and_overrides(name, options) for name in options.problems]
+    names = [f"contest: {contest.title(problem)}" for problem, _ in asked]
+    if options.into:
+        page.check(options.into, names)
+    for problem, overrides in asked:
+        sweep.check(problem, options.methods, overrides)
+    for problem, overrides in asked:
         entries = contest.hold(
             problem,
             options.methods,
@@ -226,12 +109,11 @@ def _contest(options: argparse.Namespace, console: Console) -> None:
             out=options.out,
             overrides=overrides,
             fresh=options.fresh,
-            report=Report(console),
+            report=Report(console, problem.name if len(asked) > 1 else ""),
         )
         tables.append(contest.table(problem, entries, times))
         tables[-1].show(console)
     if options.into:
-        names = [f"contest: {table.title}" for table in tables]
         page.write_into(options.into, dict(zip(names, tables, strict=True)))
         console.print(str(options.into), highlight=False, soft_wrap=True)
 
@@ -255,6 +137,9 @@ def _sweep(options: argparse.Namespace, console: Console) -> None:
             f"--times must be one number for {options.method}, whose steps decay to the end of a run; "
             f"got {len(times)}. Sweep once for each."
         )
+    name = options.name or " ".join([",".join(options.problems), options.method, *values])
+    if options.into:
+        page.check(options.into, [f"sweep: {name}"])
     found = sweep.carry_out_all(
         chosen,
         options.method,
@@ -269,13 +154,14 @@ def _sweep(options: argparse.Namespace, console: Console) -> None:
     table = sweep.table(options.method, found, times, base)
     table.show(console)
     if options.into:
-        name = options.name or " ".join([",".join(options.problems), options.method, *values])
         page.write_into(options.into, {f"sweep: {name}": table})
         console.print(str(options.into), highlight=False, soft_wrap=True)
 
 
 def _results(options: argparse.Namespace, console: Console) -> None:
     _configure(options)
+    to = options.to or (options.out / "quick" if options.quick else Path("notebooks"))
+    arguments.check_folder("--to", to)
     chosen = study.quick() if options.quick else study.full(options.seconds)
     plans = {name: experiment.plan(options.out) for name, experiment in chosen.items()}
     runs = [run for plan in plans.values() for run in plan.runs]
@@ -292,7 +178,7 @@ def _results(options: argparse.Namespace, console: Console) -> None:
     how = " --quick" if options.quick else f" --seconds {options.seconds:g}"
     written = results.write(
         done,
-        options.to or (options.out / "quick" if options.quick else Path("notebooks")),
+        to,
         command="python -m hig_optax.experiments results" + how,
         remark="A quick run, far too short to tell anything." if options.quick else "",
     )
@@ -313,6 +199,8 @@ def _with(problem: problems.Problem, settings: Mapping[str, Any]) -> problems.Pr
     if unknown := sorted(set(settings) - set(problem_settings(problem))):
         known = ", ".join(problem_settings(problem)) or "none"
         raise ValueError(f"{problem.name} has no setting {', '.join(unknown)}; it has {known}.")
+    for name, value in settings.items():
+        methods.check_kind(f"{problem.name}.{name}", value, getattr(problem, name))
     return dataclasses.replace(cast("Any", problem), **settings)
 
 
@@ -359,7 +247,15 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
         console.print(str(path), highlight=False, soft_wrap=True)
 
 
+def _doctor(options: argparse.Namespace, console: Console) -> None:
+    if options.to.is_dir():
+        raise ValueError(f"--to must be a page, got the folder {options.to}.")
+    store.write_text(options.to, "".join(doctor.page()))
+    console.print(str(options.to), highlight=False, soft_wrap=True)
+
+
 def _configure(options: argparse.Namespace) -> None:
+    arguments.check_folder("--out", options.out)
     machine.use_cores(options.cores)
     if options.x64:
         jax.config.update("jax_enable_x64", True)
@@ -369,38 +265,16 @@ def _summary(problem: problems.Problem) -> str:
     return (type(problem).__doc__ or "").strip().split("\n", 1)[0]
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in _words(text))
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(word) for word in _words(text))
-
-
-def _setting(text: str) -> tuple[str, str, Any]:
-    target, _, value = text.partition("=")
-    method, _, name = target.partition(".")
-    if not (method and name and value):
-        raise argparse.ArgumentTypeError(f"expected METHOD.NAME=VALUE, got {text!r}")
-    return method, name, _value(value)
-
-
-def _values(text: str) -> tuple[str, list[Any]]:
-    name, _, values = text.partition("=")
-    if not (name and values):
-        raise argparse.ArgumentTypeError(f"expected NAME=V1,V2, got {text!r}")
-    return name, [_value(word) for word in _words(values)]
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+COMMANDS = {
+    "compare": _compare,
+    "contest": _contest,
+    "sweep": _sweep,
+    "results": _results,
+    "picture": _picture,
+    "list": _list,
+    "doctor": _doctor,
+    "bench": _bench,
+}
 
 
 if __name__ == "__main__":

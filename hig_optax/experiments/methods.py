@@ -1,5 +1,6 @@
 """Training methods by name: how each is built, and the settings it starts from."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,7 @@ class Method:
         adjust, then `overrides`. A step on a physics-informed network takes all of its points.
 
         Raises:
-            ValueError: An override is not a setting of this method.
+            ValueError: An override is not a setting of this method, or of another kind.
         """
         overrides = overrides or {}
         suggested = self._suggested(problem)
@@ -89,6 +90,8 @@ class Method:
         batch = {}
         if isinstance(problem, PhysicsInformed):
             batch["batch_size"] = problem.num_points
+        for name, value in overrides.items():
+            check_kind(f"{self.name}.{name}", value, self.defaults[name])
         return {**self.defaults, **batch, **suggested, **overrides}
 
     def _suggested(self, problem: Problem) -> Settings:
@@ -105,9 +108,13 @@ class Method:
         Its ``update`` takes ``batch=``, ``value=`` (the loss) and ``progress=`` by keyword.
 
         Raises:
-            ValueError: ``settings["schedule"]`` is neither "constant" nor "cosine".
+            ValueError: ``settings["schedule"]`` is neither "constant" nor "cosine"; a setting has a value
+                that the optimizer does not take.
         """
-        built = optax.with_extra_args_support(self.build(problem, settings))
+        try:
+            built = optax.with_extra_args_support(self.build(problem, settings))
+        except TypeError as error:  # of a setting: what is wrong with a problem shows later
+            raise ValueError(f"{self.name}: {error}") from error
         match settings["schedule"]:
             case "constant":
                 return built
@@ -282,6 +289,36 @@ METHODS: Mapping[str, Method] = {
     )
 }
 """The methods by name."""
+
+
+def check_kind(name: str, value: Any, usual: Any) -> None:
+    """Refuse a word for a number and the like, which would show only once the run had begun.
+
+    Raises:
+        ValueError: `value` is of another kind than `usual`, where that tells.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == "auto" and name.startswith("adaptive"):
+        return
+    match usual:
+        case tuple():
+            wanted, fits = "a tuple", isinstance(value, tuple)
+        case bool():
+            wanted, fits = "True or False", isinstance(value, bool)
+        case int() if name.endswith("batch_size"):
+            wanted = "a positive whole number"
+            fits = is_number and isinstance(value, int) and value > 0
+        case int() | float():
+            wanted = "a finite number"
+            fits = is_number and math.isfinite(value)
+        case "auto" if not name.endswith(("solver", "jacobian")):
+            wanted, fits = "a number, None or 'auto'", is_number or value in (None, "auto")
+        case str():
+            wanted, fits = "a word", isinstance(value, str)
+        case _:
+            wanted, fits = "a number or None", is_number or value is None
+    if not fits:
+        raise ValueError(f"{name} must be {wanted}, got {value!r}.")
 
 
 def get(name: str) -> Method:

@@ -17,10 +17,15 @@ class Report:
 
     Args:
         console: Where to; None says nothing.
+        about: What the runs have in common, where that is not plain; put before each line.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console
+    def __init__(self, console: Console | None = None, about: str = "") -> None:
+        self._console, self._about = console, about
+
+    def of(self, about: str) -> "Report":
+        """One that says what its runs are about."""
+        return Report(self._console, about)
 
     @contextmanager
     def run(self, method: str, seed: int, budget: Budget) -> Iterator[Watch | None]:
@@ -29,7 +34,7 @@ class Report:
             yield None
             return
         columns = (
-            TextColumn(f"{method}, seed {seed}"),
+            TextColumn(self._name(method, seed), markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}"),
         )
@@ -58,10 +63,14 @@ class Report:
         """A run was done before."""
         self._line(history, ", done before")
 
+    def _name(self, method: str, seed: int) -> str:
+        return f"{f'{self._about}: ' if self._about else ''}{method}, seed {seed}"
+
     def _line(self, history: History, remark: str) -> None:
         if self._console is not None:
             self._console.print(
-                f"{history.method}, seed {history.seed}: {_course(history.points[-1])}{remark}",
+                f"{self._name(history.method, history.seed)}: {_course(history.points[-1])}{remark}",
+                markup=False,
                 highlight=False,
                 soft_wrap=True,
             )

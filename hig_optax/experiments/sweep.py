@@ -14,6 +14,7 @@ from hig_optax.experiments.history import History
 from hig_optax.experiments.plan import Plan
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.table import Table, over_seeds
+from hig_optax.experiments.train import Trainer
 
 Variant = Mapping[str, Any]
 """Settings that differ from the recommended ones."""
@@ -82,14 +83,31 @@ def carry_out_all(
     Raises:
         ValueError: No such method or setting.
     """
+    report = report or Report()
     runs: list[dict[str, tuple[History, ...]]] = [{} for _ in variants]
+    for problem, variant in itertools.product(chosen, variants):
+        check(problem, [method], {method: {**(base or {}), **variant}})
     for problem in chosen:
         for found, variant in zip(runs, variants, strict=True):
             settings = {**(base or {}), **variant}
             overrides = {method: settings} if settings else {}
             plan = Plan.of(problem, [method], seeds, budget, out=out, overrides=overrides)
-            found[problem.name] = carry_out(plan, fresh=fresh, report=report).histories
+            about = f"{problem.name}, {told(variant)}" if variant else f"{problem.name}, unchanged"
+            done = carry_out(plan, fresh=fresh, report=report.of(about))
+            found[problem.name] = done.histories
     return [Result(variant, found) for variant, found in zip(variants, runs, strict=True)]
+
+
+def check(
+    problem: problems.Problem, names: Sequence[str], overrides: Mapping[str, Variant]
+) -> None:
+    """Refuse settings that a method does not take, before the first run.
+
+    Raises:
+        ValueError: No such method or setting, or a value that it cannot have.
+    """
+    for name in names:
+        Trainer(problem, name, overrides.get(name))
 
 
 def table(

@@ -120,7 +120,7 @@ def _(problem: Toy, params: Params, test: Batch) -> Shown:
 @at_ends.register
 def _(problem: Toy, params: Params, test: Batch) -> Shown:
     y = jax.vmap(lambda s: problem.physics(problem.control(params, s), s))(test)
-    return {"fit": y[::4]}
+    return {"fit": y[::4], "component_errors": jnp.mean((y - test.target) ** 2, axis=0)}
 
 
 def _probe(test: Batch) -> int:
@@ -139,7 +139,10 @@ def _(problem: LinearOscillators | NonlinearOscillators, test: Batch) -> Shown:
 def _(problem: LinearOscillators | NonlinearOscillators, params: Params, test: Batch) -> Shown:
     sample = _first(test)
     control = problem.control(params, sample)
-    return {"control": control, "trajectory": problem.trajectory(control, sample)}
+    trajectory = problem.trajectory(control, sample)
+    # Views are stored with few digits: what is small beside them is recorded by itself.
+    miss = jnp.linalg.norm(trajectory[-1] - sample.target)
+    return {"control": control, "trajectory": trajectory, "miss": miss}
 
 
 @of_data.register
@@ -172,7 +175,8 @@ def _(problem: Poisson, test: Batch) -> Shown:
 
 @at_ends.register
 def _(problem: Poisson, params: Params, test: Batch) -> Shown:
-    return {"field": problem.control(params, _first(test))}
+    field = problem.control(params, _first(test))
+    return {"field": field, "error": field - test.field[0]}
 
 
 @of_data.register
@@ -183,9 +187,9 @@ def _(problem: PhysicsInformed, test: Batch) -> Shown:
 
 @at_ends.register
 def _(problem: PhysicsInformed, params: Params, test: Batch) -> Shown:
-    x, _ = _picture(problem, test)
+    x, solution = _picture(problem, test)
     u = jax.vmap(jax.vmap(lambda x: jnp.atleast_1d(problem.field(params, x))[0]))(x)
-    return {"field": u}
+    return {"field": u, "error": u - solution}
 
 
 def _picture(problem: PhysicsInformed, test: Batch) -> tuple[jax.Array, jax.Array]:

@@ -64,12 +64,14 @@ def fake_views(problem_name, neuron_std=0.5):
                 "neuron_std": np.full((LOOKS, 7), neuron_std),
                 "path": np.stack([x, x], axis=1),
                 "fit": np.stack([np.zeros((4, 2)), np.stack([x, 0 * x], axis=1)]),
+                "component_errors": np.array([[0.3, 0.3], [0.0, np.mean(x**4)]]),
             }
         case "linear-oscillators" | "nonlinear-oscillators":
             return {
                 "target": np.ones(4),
                 "control": np.array([[0.0] * 3, [1.0] * 3]),
                 "trajectory": np.stack([np.zeros((4, 4)), np.full((4, 4), 0.9)]),
+                "miss": np.array([2.0, 0.2]),
             }
         case "quantum-dipole":
             return {
@@ -83,12 +85,14 @@ def fake_views(problem_name, neuron_std=0.5):
                 "target": np.ones((8, 8)),
                 "solution": np.eye(8),
                 "field": np.stack([np.zeros((8, 8)), np.eye(8)]),
+                "error": np.stack([-np.eye(8), np.zeros((8, 8))]),
             }
         case "burgers" | "kovasznay":
             return {
                 "solution": np.eye(8),
                 "corners": np.array([[0.0, -1.0], [1.0, 1.0]]),
                 "field": np.stack([np.zeros((8, 8)), 0.9 * np.eye(8)]),
+                "error": np.stack([-np.eye(8), -0.1 * np.eye(8)]),
             }
     return {}
 

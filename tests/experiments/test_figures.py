@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -5,7 +6,8 @@ import pytest
 from fakes import fake_views, history
 
 from hig_optax.experiments import figures
-from hig_optax.experiments.figures import field, loss, style
+from hig_optax.experiments.figures import field, loss, oscillators, style
+from hig_optax.experiments.history import History
 
 OWN = {
     "toy": "toy",
@@ -43,7 +45,8 @@ def test_what_is_drawn_of_a_solution_is_its_relative_error():
 
 def test_errors_of_a_network_that_blew_up_do_not_hide_the_others():
     views = fake_views("burgers")
-    lost = {**views, "field": np.full_like(views["field"], np.nan)}
+    lost = {name: np.full_like(views[name], np.nan) for name in ("field", "error")}
+    lost = {**views, **lost}
     runs = [
         history("burgers", "hig", (1.0, 0.04)),
         history("burgers", "adam", (1.0, 9.0), views=lost),
@@ -100,3 +103,16 @@ def test_small_pictures_are_small(tmp_path):
     run = history("poisson", "hig", (1.0, 0.5, 0.4, 1e-3))
     path = style.save_small(loss.figure([run]), tmp_path / "x.png", max_bytes=12_000)
     assert path.stat().st_size <= 12_000
+
+
+def test_a_run_read_back_says_how_close_it_ended():
+    """Of a run whose path agrees with its target in all digits that are kept."""
+    run = history("linear-oscillators", "hig", (1.0, 0.5, 0.4, 1e-3))
+    path = np.array(run.views["trajectory"])
+    path[1, -1] = run.views["target"]
+    views = {**run.views, "trajectory": path, "miss": np.array([1.5, 3e-6])}
+    run = History.from_json(dataclasses.replace(run, views=views).to_json())
+    figure = oscillators.figure([run])
+    assert "ends 5e+05 times closer to its target" in figure.get_suptitle()
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[:2] == ["before training: misses by 1.5", "after training: misses by 3e-06"]

@@ -81,6 +81,37 @@ def test_a_solution_is_shown_in_a_plane(name, shape):
         np.testing.assert_allclose(field[-1, -1], np.ravel(problem.field(p, corner))[0], rtol=1e-5)
 
 
+def test_a_miss_smaller_than_what_views_are_rounded_to_is_kept():
+    problem = SMALL["oscillators"]
+    seen, params, sample = recorded(problem)
+    end = problem.physics(problem.control(params[1], sample), sample)
+    np.testing.assert_allclose(seen["miss"][1], np.linalg.norm(end - sample.target), rtol=1e-5)
+    # Trained until path and target agree in all digits that are stored of them.
+    path = np.array(seen["trajectory"])
+    path[1, -1] = sample.target * (1 + 1e-7)
+    close = seen | {"trajectory": path, "miss": np.array([2.0, 3e-7])}
+    run = History({"method": "hig", "seed": 0}, (), np.zeros(0), 0.0, 1, 1, views=close)
+    stored = History.from_json(run.to_json()).views
+    np.testing.assert_array_equal(stored["trajectory"][1, -1], stored["target"])
+    assert stored["miss"][1] == 3e-7
+
+
+@pytest.mark.parametrize(("name", "exact"), [("poisson", "solution"), ("kovasznay", "solution")])
+def test_errors_are_recorded_by_themselves(name, exact):
+    seen, _, _ = recorded(SMALL[name])
+    np.testing.assert_allclose(seen["error"], seen["field"] - seen[exact], rtol=1e-4, atol=1e-5)
+
+
+def test_the_toys_errors_are_those_of_its_components():
+    seen, _, _ = recorded(SMALL["toy"])
+    _, test = SMALL["toy"].data(jax.random.key(0))
+    assert seen["component_errors"].shape == (2, test.target.shape[-1])
+    thinned = np.mean((seen["fit"] - seen["curve"]) ** 2, axis=1)
+    np.testing.assert_allclose(
+        seen["component_errors"], thinned, rtol=0.5
+    )  # of a quarter of the points
+
+
 def test_a_problem_without_views_has_none():
     assert recorded(Swing())[0] == {}
 

@@ -19,7 +19,7 @@ def figure(histories: Sequence[History]) -> Figure:
     """The solution, and for some methods the network's field and the size of its error."""
     shown = style.first_and_best(histories, MOST_METHODS)
     views = shown[0].views
-    errors = [np.abs(run.views["field"][1] - views["solution"]) for run in shown]
+    errors = [np.abs(run.views["error"][1]) for run in shown]
     name = histories[0].request["problem"]
     with style.styled():
         figure = Figure(figsize=(2.7 * (len(shown) + 1) + 1.4, 5.6), layout="constrained")

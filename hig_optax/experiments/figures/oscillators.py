@@ -29,7 +29,7 @@ def figure(histories: Sequence[History]) -> Figure:
             grid[i].set_title(name)
         _draw_control(grid["u"], times, views["control"], colour)
         grid["u"].set(xlabel="time", title="control u, a force on the second oscillator")
-        missed = np.linalg.norm(views["trajectory"][:, -1] - views["target"], axis=-1)
+        missed = views["miss"]
         figure.suptitle(
             f"{run.request['problem']}, one test sample: {_gain(run.method, missed)}\n",
             x=0.01,

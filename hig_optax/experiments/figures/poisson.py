@@ -17,7 +17,9 @@ def figure(histories: Sequence[History]) -> Figure:
     """One test sample: right-hand side and solution, then each network's field and its error."""
     shown = style.first_and_best(histories, MOST_METHODS)
     views = shown[0].views
-    fields = [views["field"][0], *(run.views["field"][1] for run in shown)]
+    fields, errors = (
+        [views[name][0], *(run.views[name][1] for run in shown)] for name in ("field", "error")
+    )
     names = ["network\nbefore training", *(f"after training by\n{run.method}" for run in shown)]
     colours = [style.FADED, *(style.colour(run.method) for run in shown)]
     highest = float(np.abs(views["solution"]).max())
@@ -34,10 +36,9 @@ def figure(histories: Sequence[History]) -> Figure:
             "right-hand side\n(own scale)",
             "black",
         )
-        for (top, bottom), field, name, colour in zip(
-            axes[:, 1:].T, fields, names, colours, strict=True
+        for (top, bottom), field, error, name, colour in zip(
+            axes[:, 1:].T, fields, errors, names, colours, strict=True
         ):
-            error = field - views["solution"]
             _show(top, field, highest, name, colour)
             _show(bottom, error, highest, f"rms error {_rms(error):#.2g}", colour)
         figure.colorbar(image, ax=axes, label="field; error likewise", pad=0.01, aspect=35)
