@@ -15,18 +15,10 @@ def field(_, y, params):
 
 
 def path(params, start):
-    # RecursiveCheckpointAdjoint, the default: reverse mode alone. hig_optax finds out; with more rows than
-    #   parameters it may not choose forward mode then, and solver="krylov" and acceleration do not pass.
-    # ForwardMode: forward mode alone, right for few parameters: hig_optax takes it for all.
-    # DirectAdjoint: both modes, for everything, at more memory.
+    # The default adjoint has reverse mode alone, ForwardMode forward mode alone: hig_optax finds out, but
+    # then there is no krylov and no acceleration. DirectAdjoint passes both, for more memory.
     return diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
-        diffrax.Tsit5(),
-        0.0,
-        2.0,
-        0.1,
-        start,
-        params,
+        *(diffrax.ODETerm(field), diffrax.Tsit5(), 0.0, 2.0, 0.1, start, params),
         saveat=diffrax.SaveAt(ts=TIMES),
         stepsize_controller=diffrax.PIDController(rtol=1e-5, atol=1e-6),
         adjoint=diffrax.DirectAdjoint(),

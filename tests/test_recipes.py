@@ -29,6 +29,7 @@ def run(path, **settings):
         return module, module.main(steps=STEPS, **settings)
 
 
+@pytest.mark.filterwarnings("ignore:Using `field:UserWarning")  # jinns, with a newer equinox
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_recipes_learn(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the checkpoints go
