@@ -1,9 +1,7 @@
 """What half-inverse gradients are compared with, where Optax has no such thing.
 
 `gauss_newton` and `levenberg_marquardt` are `hig_optax.hig` at κ = -1, and `adaptive_levenberg_marquardt` is
-`hig_optax.adaptive_hig` there; `spring` adds momentum to damped steps. `sip_value_and_grad` is no optimizer
-but takes the place of ``jax.value_and_grad`` before one: scale-invariant physics, which inverts the physics
-alone and leaves the network to a first-order method.
+`hig_optax.adaptive_hig` there; `spring` adds momentum to damped steps.
 """
 
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import optax
 
 from hig_optax._optimizers.adaptive import adaptive_hig
-from hig_optax._optimizers.sip import sip_value_and_grad as sip_value_and_grad
 from hig_optax._optimizers.spring import spring as spring
 from hig_optax._optimizers.transform import hig
 from hig_optax._types import (
@@ -24,6 +21,15 @@ from hig_optax._types import (
     Solver,
     Tree,
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "sip_value_and_grad":
+        raise AttributeError(
+            "hig_optax.baselines.sip_value_and_grad moved to hig_optax.experiments.sip, which runs from a "
+            "clone of the repository and is not in the wheel."
+        )
+    raise AttributeError(f"module 'hig_optax.baselines' has no attribute {name!r}")
 
 
 def gauss_newton(
