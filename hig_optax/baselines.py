@@ -8,6 +8,7 @@ from typing import Any
 
 import optax
 
+from hig_optax._moved import refuse_moved
 from hig_optax._optimizers.adaptive import adaptive_hig
 from hig_optax._optimizers.spring import spring as spring
 from hig_optax._optimizers.transform import hig
@@ -22,14 +23,8 @@ from hig_optax._types import (
     Tree,
 )
 
-
-def __getattr__(name: str) -> Any:
-    if name == "sip_value_and_grad":
-        raise AttributeError(
-            "hig_optax.baselines.sip_value_and_grad moved to hig_optax.experiments.sip, which runs from a "
-            "clone of the repository and is not in the wheel."
-        )
-    raise AttributeError(f"module 'hig_optax.baselines' has no attribute {name!r}")
+# Not by name: type checkers that see a module's __getattr__ let every misspelt name pass.
+globals()["__getattr__"] = refuse_moved(__name__)
 
 
 def gauss_newton(

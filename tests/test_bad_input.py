@@ -320,9 +320,13 @@ def test_batch_not_passed():
         opt.update(PARAMS, opt.init(PARAMS), PARAMS)
 
 
-def test_no_train_state():
-    with pytest.raises(TypeError, match=r"train_state must be a flax\..*TrainState, got dict"):
-        hig_optax.apply_gradients({}, grads=PARAMS, batch=BATCH)
+def test_names_of_the_last_version():
+    with pytest.raises(
+        AttributeError, match=r"has left the package: it is a recipe now.*opt\.update"
+    ):
+        _ = hig_optax.apply_gradients
+    with pytest.raises(AttributeError, match="has no attribute 'adaptive_hgi'"):
+        _ = hig_optax.adaptive_hgi
 
 
 def test_params_not_passed():

@@ -90,7 +90,9 @@ def test_settings_can_be_injected(factory, settings):
 
 
 def test_scale_invariant_physics_has_moved():
-    with pytest.raises(AttributeError, match=r"moved to hig_optax\.experiments\.sip"):
+    with pytest.raises(
+        AttributeError, match=r"has left the package: it is hig_optax\.experiments\.sip"
+    ):
         _ = baselines.sip_value_and_grad
     with pytest.raises(AttributeError, match="has no attribute 'adam'"):
         _ = baselines.adam

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "hig_optax"
 ORDER = [
     "_types",
     "_float64",
+    "_moved",
     "_inputs",
     "_devices",
     "_jacobian",
