@@ -5,16 +5,19 @@ from hig_optax._diagnosis.diagnosis import Diagnosis, Finding, diagnose
 from hig_optax._diagnosis.symptoms import SYMPTOMS, Symptom
 from hig_optax._inputs.settings import STATIC_ARGS
 from hig_optax._inputs.weights import weighted_residual
+from hig_optax._moved import refuse_moved as _refuse_moved
 from hig_optax._optimizers.accumulate import AccumulateState, accumulate
 from hig_optax._optimizers.adaptive import AdaptiveHigState, adaptive_hig
 from hig_optax._optimizers.bound import with_batch
-from hig_optax._optimizers.linen import apply_gradients
 from hig_optax._optimizers.transform import ScaleByHigState, hig, scale_by_hig
 from hig_optax._planning.options import Option, Plan
 from hig_optax._planning.planning import plan
 from hig_optax._types import Spectrum
 
 __version__ = "0.2.0"
+
+# Not by name: type checkers that see a module's __getattr__ let every misspelt name pass.
+globals()["__getattr__"] = _refuse_moved(__name__)
 
 __all__ = [
     "STATIC_ARGS",
@@ -30,7 +33,6 @@ __all__ = [
     "Symptom",
     "accumulate",
     "adaptive_hig",
-    "apply_gradients",
     "baselines",
     "diagnose",
     "hig",

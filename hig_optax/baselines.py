@@ -1,17 +1,15 @@
 """What half-inverse gradients are compared with, where Optax has no such thing.
 
 `gauss_newton` and `levenberg_marquardt` are `hig_optax.hig` at κ = -1, and `adaptive_levenberg_marquardt` is
-`hig_optax.adaptive_hig` there; `spring` adds momentum to damped steps. `sip_value_and_grad` is no optimizer
-but takes the place of ``jax.value_and_grad`` before one: scale-invariant physics, which inverts the physics
-alone and leaves the network to a first-order method.
+`hig_optax.adaptive_hig` there; `spring` adds momentum to damped steps.
 """
 
 from typing import Any
 
 import optax
 
+from hig_optax._moved import refuse_moved
 from hig_optax._optimizers.adaptive import adaptive_hig
-from hig_optax._optimizers.sip import sip_value_and_grad as sip_value_and_grad
 from hig_optax._optimizers.spring import spring as spring
 from hig_optax._optimizers.transform import hig
 from hig_optax._types import (
@@ -24,6 +22,9 @@ from hig_optax._types import (
     Solver,
     Tree,
 )
+
+# Not by name: type checkers that see a module's __getattr__ let every misspelt name pass.
+globals()["__getattr__"] = refuse_moved(__name__)
 
 
 def gauss_newton(

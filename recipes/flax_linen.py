@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
 
@@ -22,10 +23,16 @@ def loss_fn(params, batch):
     return jnp.mean(jnp.sum(jax.vmap(error, (None, 0))(params, batch) ** 2, axis=-1))
 
 
+def apply_gradients(state, grads, batch):
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params, batch=batch)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+
+
 @jax.jit
 def step(state, batch):
     loss, grads = jax.value_and_grad(loss_fn)(state.params, batch)
-    state = hig_optax.apply_gradients(state, grads=grads, batch=batch)
+    state = apply_gradients(state, grads, batch=batch)
     return state, loss
 
 

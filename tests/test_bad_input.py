@@ -221,21 +221,6 @@ def test_donated_buffers_are_named_by_jax():
         opt.update(PARAMS, opt.init(PARAMS), params, batch=BATCH)
 
 
-def test_physics_cannot_be_inverted_without_samples():
-    with pytest.raises(ValueError, match="the physics is inverted sample by sample"):
-        hig_optax.baselines.sip_value_and_grad(
-            lambda p, s: p, lambda u, s: u, lambda y, s: jnp.sum(y), batch_axis=None
-        )
-
-
-def test_a_control_without_numbers():
-    value_and_grad = hig_optax.baselines.sip_value_and_grad(
-        lambda p, s: p["w"][:0], lambda u, s: u, lambda y, s: jnp.sum(y)
-    )
-    with pytest.raises(ValueError, match="control_fn must return at least one number per sample"):
-        value_and_grad(PARAMS, BATCH)
-
-
 def test_wrapped_in_flatten():
     opt = optax.flatten(hig_optax.scale_by_hig(residual))
     with pytest.raises(ValueError, match=r"one flat vector.*optax.flatten"):
@@ -335,9 +320,13 @@ def test_batch_not_passed():
         opt.update(PARAMS, opt.init(PARAMS), PARAMS)
 
 
-def test_no_train_state():
-    with pytest.raises(TypeError, match=r"train_state must be a flax\..*TrainState, got dict"):
-        hig_optax.apply_gradients({}, grads=PARAMS, batch=BATCH)
+def test_names_of_the_last_version():
+    with pytest.raises(
+        AttributeError, match=r"has left the package: it is a recipe now.*opt\.update"
+    ):
+        _ = hig_optax.apply_gradients
+    with pytest.raises(AttributeError, match="has no attribute 'adaptive_hgi'"):
+        _ = hig_optax.adaptive_hgi
 
 
 def test_params_not_passed():

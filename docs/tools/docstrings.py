@@ -10,7 +10,7 @@ import hig_optax
 PUBLIC = {name: f"hig_optax.{name}" for name in hig_optax.__all__}
 PUBLIC |= {
     name: f"hig_optax.baselines.{name}"
-    for name in ("gauss_newton", "levenberg_marquardt", "spring", "sip_value_and_grad")
+    for name in ("gauss_newton", "levenberg_marquardt", "spring")
 }
 
 

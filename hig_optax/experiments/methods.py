@@ -10,7 +10,7 @@ import optax
 
 import hig_optax
 from hig_optax import baselines
-from hig_optax.experiments import optimizers, peers, soap
+from hig_optax.experiments import optimizers, peers, sip, soap
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.losses import batch_loss, rows_of_answer
 from hig_optax.experiments.optimizers import Build, Optimizer, Settings
@@ -35,7 +35,7 @@ def scale_invariant(problem: Problem, settings: Settings) -> ValueAndGrad:
         raise ValueError(  # noqa: TRY004 - it is the setting that is wrong, as a user sees it
             f"sip corrects controls by the physics, and the network of {problem.name} says none."
         )
-    value_and_grad = baselines.sip_value_and_grad(
+    value_and_grad = sip.sip_value_and_grad(
         problem.control,
         lambda u, sample: rows_of_answer(problem, problem.physics(u, sample), sample),
         problem.sample_loss,
