@@ -617,3 +617,30 @@ def test_levenberg_marquardt_keeps_pace_with_the_textbook():
         np.argmax(np.asarray(curve) <= 1.001 * expected[-1]) for curve in (losses[1:], expected)
     )
     assert steps <= 1.2 * textbook + 2
+
+
+def forward_only(w, x):
+    """A loop whose number of turns depends on values: no reverse rule."""
+    return jax.lax.while_loop(lambda c: c[0] < 3.0, lambda c: (c[0] + 1.0, jnp.sin(c[1])), (x, w))[
+        1
+    ]
+
+
+def test_no_gradient_is_needed():
+    opt, w, x = hig_optax.adaptive_hig(forward_only), jnp.array([0.5, -1.0]), jnp.arange(3.0)
+    state, losses = opt.init(w), []
+    step = jax.jit(lambda w, state: opt.update(None, state, w, batch=x))
+    for _ in range(10):
+        updates, state = step(w, state)
+        w = optax.apply_updates(w, updates)
+        losses.append(float(state.loss))
+    assert np.isnan(state.spectrum.gradient_cosine)
+    assert losses[-1] < 1e-3 * losses[0]
+
+
+def test_without_a_gradient_the_step_is_the_same():
+    opt, grads = hig_optax.adaptive_hig(residual), jax.grad(half_squares)(PARAMS, BATCH)
+    with_it, without = (
+        opt.update(g, opt.init(PARAMS), PARAMS, batch=BATCH)[0] for g in (grads, None)
+    )
+    jax.tree.map(np.testing.assert_array_equal, with_it, without)

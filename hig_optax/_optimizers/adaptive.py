@@ -1,6 +1,7 @@
 """Half-inverse gradients that choose their own step: scaled, tried, and damped by how well steps do."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, updated_on_devices
 from hig_optax._inputs.call import optimized_columns, state_dtype, zero_momentum
+from hig_optax._inputs.columns import no_update
 from hig_optax._inputs.settings import NOT_PASSED, Settings, are_finite, check_number, checked_rate
 from hig_optax._inputs.states import check_state
 from hig_optax._optimizers.control import (
@@ -270,9 +272,10 @@ def adaptive_hig(
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` whose updates are final: add them to the parameters.
-        ``update(grads, state, params, batch=batch)``; `grads` is only compared with Jᵀ g. Where they point
-        apart (`Spectrum.gradient_cosine` not positive: a loss of another sign, say), and where rows, Jacobian
-        or gradient are not finite, the updates are zero and the damping stays.
+        ``update(grads, state, params, batch=batch)``; `grads` is only compared with Jᵀ g, and may be None, as
+        for physics that reverse mode cannot pass: the step is the same, and nothing is compared. Where both
+        point apart (`Spectrum.gradient_cosine` not positive: a loss of another sign, say), and where rows,
+        Jacobian or gradient are not finite, the updates are zero and the damping stays.
 
     Raises:
         TypeError: As `scale_by_hig`.
@@ -366,7 +369,7 @@ def adaptive_hig(
         )
 
     def update_fn(
-        updates: Tree,
+        updates: Tree | None,
         state: AdaptiveHigState,
         params: Tree | None = None,
         *,
@@ -378,10 +381,15 @@ def adaptive_hig(
         check_state(state, init_fn, params, MADE_BY)
         rate = rate_at(rate_or_schedule, state.count)
         numbers = {"settings": settings.numbers, "recipe": chosen, "rate": rate}
-        arguments = Arguments(numbers, updates, state, params, all_params, batch)
-        return updated_on_devices(update, settings, arguments)
+        # Nothing but a comparison needs the gradient, which physics with a forward rule only cannot give.
+        given = updates is not None
+        zeros = updates if given else jax.tree.map(no_update, params)
+        arguments = Arguments(numbers, zeros, state, params, all_params, batch)
+        return updated_on_devices(functools.partial(update, given), settings, arguments)
 
-    def update(devices: Devices | None, given: Arguments) -> tuple[Tree, AdaptiveHigState]:
+    def update(
+        has_gradient: bool, devices: Devices | None, given: Arguments
+    ) -> tuple[Tree, AdaptiveHigState]:
         numbers, updates, state, params, all_params, batch = given
         columns = optimized_columns(settings, params, batch, all_params)
         sized = settled(dataclasses.replace(settings, **numbers["settings"]), given, devices)
@@ -411,13 +419,16 @@ def adaptive_hig(
             is_steady if is_accelerated else None,
         )
         found = counted(found, gradient, at)
-        assert found.gradient_cosine is not None
+        if not has_gradient:
+            found = found._replace(gradient_cosine=None)
         slope, curvature = path.slope, path.curvature
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(path.step))
         is_finite &= jnp.isfinite(model.loss) & are_finite(numbers)
         # It is NaN where samples were left out that the incoming gradient has: there is nothing to compare.
-        is_usable = is_finite & ~(found.gradient_cosine <= 0) & jnp.isfinite(numbers["rate"])
+        is_usable = is_finite & jnp.isfinite(numbers["rate"])
+        if found.gradient_cosine is not None:
+            is_usable &= ~(found.gradient_cosine <= 0)
         step = jnp.where(is_usable, path.step, 0)
         half = jnp.where(is_usable, path.half, 0)
 
