@@ -37,6 +37,9 @@ def with_batch(
         >>> updates, state = opt.update(jax.grad(loss_fn)(w, x), opt.init(w), w)
         >>> float(updates)
         0.6...
+
+    References:
+        Own; the arguments that it adds are those of ``optax.GradientTransformationExtraArgs``.
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
