@@ -1,7 +1,6 @@
 """Half-inverse gradients that choose their own step: scaled, tried, and damped by how well steps do."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -12,11 +11,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._devices.devices import Devices
-from hig_optax._devices.mesh import Arguments, updated_on_devices
-from hig_optax._inputs.call import optimized_columns, state_dtype, zero_momentum
-from hig_optax._inputs.columns import no_update
-from hig_optax._inputs.settings import NOT_PASSED, Settings, are_finite, check_number, checked_rate
-from hig_optax._inputs.states import check_state
+from hig_optax._devices.mesh import Arguments
+from hig_optax._inputs.call import state_dtype, zero_momentum
+from hig_optax._inputs.columns import Columns, no_update
+from hig_optax._inputs.settings import Settings, are_finite, check_number, checked_rate
 from hig_optax._optimizers.control import (
     FIXED_AFTER,
     Plateau,
@@ -30,6 +28,7 @@ from hig_optax._optimizers.control import (
 from hig_optax._optimizers.model import model_of
 from hig_optax._optimizers.report import blank, report
 from hig_optax._optimizers.steady import find_step, is_large
+from hig_optax._optimizers.update import transformation
 from hig_optax._planning.planning import settled
 from hig_optax._shown import named
 from hig_optax._solvers.formula import Scaling
@@ -368,30 +367,18 @@ def adaptive_hig(
             spectrum=blank(spectrum_size, dtype, settings.blocks),
         )
 
-    def update_fn(
-        updates: Tree | None,
-        state: AdaptiveHigState,
-        params: Tree | None = None,
-        *,
-        batch: Tree = NOT_PASSED,
-        all_params: Tree | None = None,
-        **extra_args: Any,
-    ) -> tuple[Tree, AdaptiveHigState]:
-        del extra_args
-        check_state(state, init_fn, params, MADE_BY)
+    def numbers_of(state: AdaptiveHigState) -> dict[str, Any]:
         rate = rate_at(rate_or_schedule, state.count)
-        numbers = {"settings": settings.numbers, "recipe": chosen, "rate": rate}
-        # Nothing but a comparison needs the gradient, which physics with a forward rule only cannot give.
-        given = updates is not None
-        zeros = updates if given else jax.tree.map(no_update, params)
-        arguments = Arguments(numbers, zeros, state, params, all_params, batch)
-        return updated_on_devices(functools.partial(update, given), settings, arguments)
+        return {"settings": settings.numbers, "recipe": chosen, "rate": rate}
 
-    def update(
-        has_gradient: bool, devices: Devices | None, given: Arguments
+    def take_step(
+        devices: Devices | None, given: Arguments, columns: Columns
     ) -> tuple[Tree, AdaptiveHigState]:
-        numbers, updates, state, params, all_params, batch = given
-        columns = optimized_columns(settings, params, batch, all_params)
+        # Nothing but a comparison needs the gradient, which physics with a forward rule only cannot give.
+        has_gradient = given.updates is not None
+        if not has_gradient:
+            given = given._replace(updates=jax.tree.map(no_update, given.params))
+        numbers, updates, state, _, _, batch = given
         sized = settled(dataclasses.replace(settings, **numbers["settings"]), given, devices)
         at = linearise(sized, columns, batch, devices, state.count)
         model, work = model_of(loss_fn, at), at.dtype
@@ -503,7 +490,7 @@ def adaptive_hig(
             spectrum=report(found, is_finite, spectrum_size, dtype),
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return transformation(settings, init_fn, numbers_of, take_step, MADE_BY)
 
 
 def _decide(

@@ -9,12 +9,13 @@ import optax
 from jaxtyping import Array, Int
 
 from hig_optax._devices.devices import Devices
-from hig_optax._devices.mesh import Arguments, updated_on_devices
-from hig_optax._inputs.call import optimized_columns, state_dtype, zero_momentum
-from hig_optax._inputs.settings import NOT_PASSED, Settings, are_finite, check_number, checked_rate
-from hig_optax._inputs.states import check_state
+from hig_optax._devices.mesh import Arguments
+from hig_optax._inputs.call import state_dtype, zero_momentum
+from hig_optax._inputs.columns import Columns
+from hig_optax._inputs.settings import Settings, are_finite, check_number, checked_rate
 from hig_optax._optimizers.control import rate_at, share_within
 from hig_optax._optimizers.report import blank, report
+from hig_optax._optimizers.update import transformation
 from hig_optax._shown import named
 from hig_optax._solvers.formula import cosine
 from hig_optax._solvers.step import counted, direction_from, linearise, usable
@@ -161,31 +162,20 @@ def spring(
             spectrum=blank(spectrum_size, dtype, settings.blocks),
         )
 
-    def update_fn(
-        updates: Tree,
-        state: SpringState,
-        params: Tree | None = None,
-        *,
-        batch: Tree = NOT_PASSED,
-        all_params: Tree | None = None,
-        **extra_args: Any,
-    ) -> tuple[Tree, SpringState]:
-        del extra_args
-        check_state(state, init_fn, params, MADE_BY)
-        numbers = {
+    def numbers_of(state: SpringState) -> dict[str, Any]:
+        return {
             "damping": damping,
             "momentum": momentum,
             "max_step_norm": max_step_norm,
             "rate": rate_at(rate_or_schedule, state.count),
         }
-        arguments = Arguments(numbers, updates, state, params, all_params, batch)
-        return updated_on_devices(update, settings, arguments)
 
-    def update(devices: Devices | None, given: Arguments) -> tuple[Tree, SpringState]:
-        numbers, updates, state, params, all_params, batch = given
+    def take_step(
+        devices: Devices | None, given: Arguments, columns: Columns
+    ) -> tuple[Tree, SpringState]:
+        numbers, updates, state, _, _, batch = given
         damping, momentum = numbers["damping"], numbers["momentum"]
         max_step_norm = numbers["max_step_norm"]
-        columns = optimized_columns(settings, params, batch, all_params)
         at = linearise(settings, columns, batch, devices)
         samples = jnp.asarray(at.residual.num_averaged, at.dtype)
         gradient, y = usable(columns.gradient(updates, at.dtype), at), at.y.astype(at.dtype)
@@ -214,4 +204,4 @@ def spring(
             spectrum=report(found, is_finite, spectrum_size, dtype),
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return transformation(settings, init_fn, numbers_of, take_step, MADE_BY)

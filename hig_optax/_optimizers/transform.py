@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import optax
 
 from hig_optax._devices.devices import Devices
-from hig_optax._devices.mesh import Arguments, updated_on_devices
-from hig_optax._inputs.call import optimized_columns, state_dtype
-from hig_optax._inputs.columns import without_frozen, zero_unless_finite
-from hig_optax._inputs.settings import NOT_PASSED, Settings, checked_rate
+from hig_optax._devices.mesh import Arguments
+from hig_optax._inputs.call import state_dtype
+from hig_optax._inputs.columns import Columns, without_frozen, zero_unless_finite
+from hig_optax._inputs.settings import Settings, checked_rate
 from hig_optax._optimizers.report import blank, refused_unless, report
+from hig_optax._optimizers.update import transformation
 from hig_optax._planning.planning import settled
 from hig_optax._shown import named
 from hig_optax._solvers.step import find_direction
@@ -226,29 +227,16 @@ def scale_by_hig(
         dtype = state_dtype(settings, params)
         return ScaleByHigState(blank(settings.spectrum_size, dtype, settings.blocks))
 
-    def update_fn(
-        updates: Tree,
-        state: ScaleByHigState,
-        params: Tree | None = None,
-        *,
-        batch: Tree = NOT_PASSED,
-        all_params: Tree | None = None,
-        **extra_args: Any,
+    def take_step(
+        devices: Devices | None, given: Arguments, columns: Columns
     ) -> tuple[Tree, ScaleByHigState]:
-        del extra_args
-        arguments = Arguments(settings.numbers, updates, state, params, all_params, batch)
-        return updated_on_devices(update, settings, arguments)
-
-    def update(devices: Devices | None, given: Arguments) -> tuple[Tree, ScaleByHigState]:
-        numbers, updates, _, params, all_params, batch = given
-        chosen = settled(dataclasses.replace(settings, **numbers), given, devices)
-        columns = optimized_columns(settings, params, batch, all_params)
-        found = find_direction(chosen, columns, updates, batch, devices)
-        new, is_finite = columns.replace(updates, found.direction, found.is_finite)
+        chosen = settled(dataclasses.replace(settings, **given.numbers), given, devices)
+        found = find_direction(chosen, columns, given.updates, given.batch, devices)
+        new, is_finite = columns.replace(given.updates, found.direction, found.is_finite)
         dtype = columns.view.highest_dtype
         return new, ScaleByHigState(report(found, is_finite, spectrum_size, dtype))
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return transformation(settings, init_fn, lambda _: settings.numbers, take_step)
 
 
 def hig(
