@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import hig_optax
 from hig_optax._inputs.batch import take_apart
 from hig_optax._inputs.residual import RealView, trace_rows
 from hig_optax._jacobian.differentiate import Differentiator
@@ -239,3 +241,50 @@ def test_custom_vjp_is_found_wherever_it_hides():
     assert trace(jax.jit(lambda x: jax.checkpoint(double)(x))).has_custom_vjp
     assert trace(lambda x: jax.lax.map(double, x)).has_custom_vjp
     assert not trace(jax.nn.relu).has_custom_vjp
+
+
+def stateful_network():
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Network(nnx.Module):
+        def __init__(self, rngs):
+            self.inner = nnx.Linear(1, 8, rngs=rngs)
+            self.norm = nnx.BatchNorm(8, rngs=rngs)
+            self.outer = nnx.Linear(8, 1, rngs=rngs)
+
+        def __call__(self, x):
+            return self.outer(jnp.tanh(self.norm(self.inner(x))))
+
+    return nnx, Network(nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("is_split_whole", [False, True])
+def test_a_module_whose_state_is_left_out_is_told(is_split_whole):
+    with jax.numpy_dtype_promotion("standard"):
+        nnx, model = stateful_network()
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+        states = (rest,) if is_split_whole else ()
+        opt = hig_optax.adaptive_hig(lambda p, x: nnx.merge(graphdef, p, *states)(x) - x)
+        with pytest.raises(Exception) as caught:
+            opt.update(params, opt.init(params), params, batch=jnp.ones((4, 1)))
+        assert any("copy=True" in note for note in caught.value.__notes__)
+
+
+def test_a_module_with_statistics_trains_on_a_copy_of_its_state():
+    with jax.numpy_dtype_promotion("standard"):
+        nnx, model = stateful_network()
+        model.eval()
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def residual_fn(p, x):
+            return nnx.merge(graphdef, p, rest, copy=True)(x) - jnp.sin(3 * x)
+
+        def loss(p):
+            return jnp.mean(jax.vmap(residual_fn, (None, 0))(p, X) ** 2)
+
+        X, opt = jnp.linspace(-1, 1, 16)[:, None], hig_optax.adaptive_hig(residual_fn)
+        state, first = opt.init(params), loss(params)
+        for _ in range(5):
+            updates, state = opt.update(jax.grad(loss)(params), state, params, batch=X)
+            params = optax.apply_updates(params, updates)
+        assert loss(params) < 0.5 * first

@@ -187,6 +187,14 @@ def trace_rows(
     return Rows(evaluate, view, has_custom_vjp=bool(forward), is_forward_only=bool(reverse))
 
 
+STATEFUL = (
+    "A flax.nnx module with BatchNorm or Dropout has state beside its parameters, and changes it when it is "
+    "called. Split it all, graphdef, params, rest = nnx.split(model, nnx.Param, ...), and merge a copy in "
+    "residual_fn: nnx.merge(graphdef, params, rest, copy=True). Call model.eval() before, so that BatchNorm "
+    "takes its stored statistics: residual_fn sees one sample, of which there are none."
+)
+
+
 @contextlib.contextmanager
 def explained(sample: Tree, *, is_whole: bool, is_one_vector: bool) -> Iterator[None]:
     """Tell, where a residual fails within, what it was called with, and how else it may have been meant.
@@ -213,6 +221,11 @@ def explained(sample: Tree, *, is_whole: bool, is_one_vector: bool) -> Iterator[
                 f"residual_fn was called with one sample, of shapes {shapes}: the batch without the axis "
                 "that batch_axis names. If it is meant for the whole batch, pass batch_axis=None."
             )
+        # Told by name: Flax is no dependency.
+        if type(error).__name__ == "TraceContextError" or "number of leaves, expected" in str(
+            error
+        ):
+            error.add_note(STATEFUL)
         if is_one_vector:
             raise ValueError(
                 f"residual_fn failed on params that are one flat vector ({type(error).__name__}: {error}). "
