@@ -36,7 +36,7 @@ def target_platform() -> str:
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     platform = getattr(device, "platform", None)
     if platform is None:
-        default = jax.config.jax_default_device
+        default = jax.config.jax_default_device  # type: ignore[attr-defined]
         platform = default if isinstance(default, str) else getattr(default, "platform", None)
     return platform or jax.default_backend()
 
