@@ -18,9 +18,32 @@ def has_float64() -> bool:
     return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64)) == jnp.float64
 
 
-def backend_has_float64() -> bool:
-    """Whether the default backend computes in float64 at all; TPUs do so only in emulation."""
-    return jax.default_backend() in ("cpu", "gpu", "cuda", "rocm")
+def target_platform() -> str:
+    """The platform for which the program is being traced, as far as JAX tells.
+
+    That of the mesh in use, concrete or abstract, as within ``shard_map`` and ``jax.set_mesh``; else that of
+    ``jax_default_device``; else the default backend. Neither the devices of the arguments of a ``jit`` nor
+    the platforms of a ``jax.export`` are known while their function is traced: there the mesh must say it.
+
+    Example:
+        >>> device = jax.sharding.AbstractDevice("TPU v5e", num_cores=1, platform="tpu")
+        >>> mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+        >>> with jax.sharding.use_abstract_mesh(mesh):
+        ...     target_platform()
+        'tpu'
+    """
+    # Early versions of JAX have a mesh without a device, or a device without a platform.
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    platform = getattr(device, "platform", None)
+    if platform is None:
+        default = jax.config.jax_default_device  # type: ignore[attr-defined]
+        platform = default if isinstance(default, str) else getattr(default, "platform", None)
+    return platform or jax.default_backend()
+
+
+def target_has_float64() -> bool:
+    """Whether `target_platform` computes in float64 at all; TPUs do so only in emulation."""
+    return target_platform() in ("cpu", "gpu", "cuda", "rocm")
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ def test_auto_solver(dtype, rtol, expected):
 
 
 def test_a_backend_without_float64_gets_the_svd(monkeypatch):
-    monkeypatch.setattr(choices, "backend_has_float64", lambda: False)
+    monkeypatch.setattr(choices, "target_has_float64", lambda: False)
     assert choose_solver("auto", dtype=jnp.dtype(jnp.float32), rtol=1e-2) == "svd"
     with pytest.raises(ValueError, match='solver="gram" needs float64'):
         choose_solver("gram", dtype=jnp.dtype(jnp.float32), rtol=1e-2)

@@ -2,11 +2,10 @@
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hig_optax._float64 import backend_has_float64
+from hig_optax._float64 import target_has_float64, target_platform
 from hig_optax._types import JacobianMode, Scalar, Solver
 
 # Smallest rtol at which the Gram matrix of a float64 Jacobian is still used: its smallest kept eigenvalue
@@ -120,15 +119,15 @@ def choose_solver(
             values are not divided by whatever rtol says.
 
     Raises:
-        ValueError: ``"gram"`` was asked for on a backend without float64.
+        ValueError: ``"gram"`` was asked for on a platform without float64; see `target_platform`.
 
     Example:
         >>> choose_solver("auto", dtype=jnp.dtype(jnp.float64), rtol=1e-9)
         'svd'
     """
-    if solver == "gram" and not backend_has_float64():
+    if solver == "gram" and not target_has_float64():
         raise ValueError(
-            f'solver="gram" needs float64, which the backend {jax.default_backend()!r} lacks. '
+            f'solver="gram" needs float64, which the backend {target_platform()!r} lacks. '
             'Use solver="svd" or "auto".'
         )
     if solver != "auto":
@@ -138,7 +137,7 @@ def choose_solver(
 
 def exact_solver(*, dtype: Any, rtol: Scalar, is_damped: bool = False) -> Literal["svd", "gram"]:
     """What `auto` means where a Jacobian is held and decomposed; see `choose_solver`."""
-    if not backend_has_float64():
+    if not target_has_float64():
         return "svd"
     if dtype == jnp.float32 or is_damped:
         return "gram"

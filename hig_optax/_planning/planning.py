@@ -10,7 +10,7 @@ import numpy as np
 
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments, Update, on_devices
-from hig_optax._float64 import backend_has_float64
+from hig_optax._float64 import target_has_float64
 from hig_optax._inputs.batch import is_array
 from hig_optax._inputs.call import optimized_columns
 from hig_optax._inputs.columns import Columns
@@ -219,7 +219,7 @@ def _weigh(
 ) -> list[tuple[Option, bool]]:
     """All options, the possible ones first, and whether each is possible."""
     wanted = _solvers(settings, layout)
-    direct: tuple[Solver, ...] = ("gram", "svd") if backend_has_float64() else ("svd",)
+    direct: tuple[Solver, ...] = ("gram", "svd") if target_has_float64() else ("svd",)
     others = [s for s in direct if s not in wanted and settings.solver == "auto"]
     return [
         (option, solver in wanted)
