@@ -79,7 +79,7 @@ def test_targets_of_the_front_are_reached_by_strengths_within_bounds_and_not_lef
     rows = jax.vmap(problem.physics)(strengths, samples) - samples.target
     np.testing.assert_allclose(rows, 0, atol=1e-5)
     left_alone = jax.vmap(lambda sample: problem.physics(jnp.zeros(8), sample))(samples)
-    assert np.std(left_alone - samples.target) > 0.1
+    assert np.std(left_alone - samples.target) > 0.01
     x = np.arange(128) * 2 * np.pi / 128
     np.testing.assert_allclose(samples.start[2], np.cos(x) * (1 + np.sin(x)), atol=1e-6)
 
@@ -90,10 +90,10 @@ def test_the_network_reads_the_target_of_the_front_and_speaks_in_units_of_the_la
     params = problem.init(jax.random.key(1))
     said = problem.control(params, sample)
     assert said.shape == (8,)
-    twice = dataclasses.replace(problem, strength=0.4)
+    twice = dataclasses.replace(problem, strength=2 * problem.strength)
     np.testing.assert_allclose(twice.control(params, sample), 2 * said, rtol=1e-6)
     other = sample._replace(target=2 * sample.target)
-    assert np.abs(problem.control(params, other) - said).max() > 1e-3
+    assert np.abs(problem.control(params, other) - said).max() > 1e-3 * np.abs(said).max()
     blind = sample._replace(start=2 * sample.start)
     np.testing.assert_array_equal(problem.control(params, blind), said)
 
