@@ -155,7 +155,7 @@ def test_rows_that_depend_through_calls_and_loops_are_seen():
         jax.nn.relu,
         lambda x: jax.lax.scan(lambda c, _: (c + x, c), jnp.zeros(3), length=3)[1],
         lambda x: jax.lax.cond(True, jnp.sin, jnp.cos, x),
-        lambda x: (jnp.ones(2), x[0]),
+        lambda x: {"a": jnp.ones(2), "b": x[0]},
         through_a_reference,
     ):
         assert trace(fun).view.size > 0

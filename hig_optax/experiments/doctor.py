@@ -1,11 +1,14 @@
 """The page on `hig_optax.diagnose`: its table of symptoms, and what it says of runs broken on purpose."""
 
+import re
 from collections.abc import Iterator
 
 import jax
 
 import hig_optax
 from hig_optax.experiments.broken import BROKEN, Broken, Run
+
+LEAF = re.compile(r"params(?:\[[^\]]*\])+")
 
 HEAD = """# The doctor
 
@@ -71,5 +74,9 @@ def page() -> Iterator[str]:
 def _told(diagnosis: hig_optax.Diagnosis) -> str:
     if not diagnosis:
         return " nothing."
-    found = [f"*{finding.symptom}*: {finding.evidence}." for finding in diagnosis]
+    # Leaves as code: brackets side by side would be a link to Markdown.
+    found = [
+        f"*{finding.symptom}*: {LEAF.sub(lambda m: f'`{m[0]}`', finding.evidence)}."
+        for finding in diagnosis
+    ]
     return f" {found[0]}" if len(found) == 1 else "".join(f"\n    * {line}" for line in found)
