@@ -21,5 +21,5 @@ def test_the_plans_are_what_the_code_above_them_prints(capsys):
         except ValueError:
             assert word == shown
         else:
-            # From one release of JAX to the next the last of three digits may differ.
-            assert float(word) == pytest.approx(expected, rel=0.05)
+            # From one release of JAX to the next programs differ: JAX 0.12 plans 552 MiB for one of 504.
+            assert float(word) == pytest.approx(expected, rel=0.12)
