@@ -132,6 +132,12 @@ def is_array(leaf: Any) -> bool:
     return dtype.kind == "b" or bool(jnp.issubdtype(dtype, np.number))
 
 
+def replaced(samples: jax.Array, is_kept: jax.Array, by: jax.Array) -> jax.Array:
+    """Stacked samples, (b, ...), and another one in place of those that are not kept."""
+    marks = is_kept.reshape(-1, *(1,) * (samples.ndim - 1))
+    return jnp.where(marks, samples, by[None])
+
+
 def split_batch(names: tuple[str, ...], batch: Tree, batch_axis: Tree) -> dict[str | None, Samples]:
     """The samples of each block of rows.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from hig_optax._inputs.batch import is_array, replaced
 from hig_optax._types import ResidualFn, ResidualFns, Tree
 
 
@@ -87,7 +88,7 @@ def _weighted(residual_fn: ResidualFn, weights: Tree | Callable[[Tree], Tree]) -
         if callable(weights):
             sample = _filled(sample, tree)
         if is_out:  # times a derivative of NaN the zero that is pulled back would be NaN
-            params = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if _is_array(x) else x, params)
+            params = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if is_array(x) else x, params)
         rows = residual_fn(params, sample)
         try:
             scales = jax.tree.broadcast(tree, rows)
@@ -103,12 +104,12 @@ def _weighted(residual_fn: ResidualFn, weights: Tree | Callable[[Tree], Tree]) -
 
 def _filled(sample: Tree, weights: Tree) -> Tree:
     """A sample, and one that counts in its place where its weights are all zero."""
-    counts = [jnp.any(jnp.asarray(x) != 0) for x in jax.tree.leaves(weights) if _is_array(x)]
+    counts = [jnp.any(jnp.asarray(x) != 0) for x in jax.tree.leaves(weights) if is_array(x)]
     leaves, treedef = jax.tree.flatten(sample)
-    if not counts or not any(map(_is_array, leaves)):
+    if not counts or not any(map(is_array, leaves)):
         return sample
-    arrays = iter(_one_that_counts(jnp.any(jnp.stack(counts)), [x for x in leaves if _is_array(x)]))
-    return jax.tree.unflatten(treedef, [next(arrays) if _is_array(x) else x for x in leaves])
+    arrays = iter(_one_that_counts(jnp.any(jnp.stack(counts)), [x for x in leaves if is_array(x)]))
+    return jax.tree.unflatten(treedef, [next(arrays) if is_array(x) else x for x in leaves])
 
 
 @jax.custom_batching.custom_vmap
@@ -128,15 +129,9 @@ def _(
     first = jnp.argmax(counts)
 
     def filled(x: Array, is_batched: bool) -> Array:
-        if not is_batched:
-            return x
-        return jnp.where(counts.reshape(-1, *(1,) * (x.ndim - 1)), x, x[first][None])
+        return replaced(x, counts, x[first]) if is_batched else x
 
     return jax.tree.map(filled, leaves, in_batched[1]), in_batched[1]
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, (jax.Array, np.ndarray, np.generic))
 
 
 def _check(weight: Any) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from hig_optax._devices.devices import Devices
-from hig_optax._inputs.batch import by_block, sample_axes, split_batch
+from hig_optax._inputs.batch import by_block, replaced, sample_axes, split_batch
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.form import Layout
 from hig_optax._types import Tree
@@ -49,7 +49,6 @@ def without_bad(
         way.without(kept, samples[way.block.name])
         for way, kept in zip(layout.ways, is_kept, strict=True)
     )
-    spread = layout.residual.spread
     own = jnp.concatenate(
         [
             kept if block.samples.size is None else jnp.repeat(kept, block.rows.view.size)
@@ -60,7 +59,7 @@ def without_bad(
         layout.residual,
         blocks=tuple(way.block for way in ways),
         num_dropped=number if devices is None else devices.sum(number),
-        is_kept=own if spread is None else spread.gather(own),
+        is_kept=layout.residual.gathered(own),
     )
     return layout._replace(residual=residual, ways=ways), batch
 
@@ -95,8 +94,7 @@ def _filled(
         copied = samples[first]
         if devices is not None:
             copied = devices.one_of(copied, jnp.any(is_kept))
-        marks = is_kept.reshape(-1, *(1,) * (samples.ndim - 1))
-        return jnp.moveaxis(jnp.where(marks, samples, copied[None]), 0, axis)
+        return jnp.moveaxis(replaced(samples, is_kept, copied), 0, axis)
 
     axes = sample_axes(batch_axis, batch)
     filled = [x if axis is None else fill(x, axis) for x, axis in zip(leaves, axes, strict=True)]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._devices.devices import Devices
@@ -102,6 +103,14 @@ class Residual:
     is_kept: Bool[Array, " m"] | None = None
     """Which rows are not among these."""
 
+    @classmethod
+    def of(cls, blocks: tuple[Block, ...], devices: Devices | None) -> "Residual":
+        """The rows of these blocks, of which each device has those of its own samples."""
+        if devices is None:
+            return cls(blocks)
+        sizes = tuple(b.own_size for b in blocks), tuple(b.size for b in blocks)
+        return cls(blocks, Spread(devices, *sizes))
+
     @property
     def size(self) -> int:
         """m, with the rows of all devices."""
@@ -155,8 +164,17 @@ class Residual:
 
     def evaluate(self, parts: tuple[Array, ...], chunk_size: int | None) -> Float[Array, " m"]:
         """The rows of all devices."""
-        own = self.own(parts, chunk_size)
+        return self.gathered(self.own(parts, chunk_size))
+
+    def gathered(self, own: Array) -> Array:
+        """A vector of the row side, (m,), from what each device has of it."""
         return own if self.spread is None else self.spread.gather(own)
+
+    def split(self, w: Float[Array, " m"]) -> list[Float[Array, " r"]]:
+        """What this device has of a vector of the row side, block by block."""
+        own = w if self.spread is None else self.spread.take(w)
+        ends = np.cumsum([block.own_size for block in self.blocks])[:-1]
+        return jnp.split(own, ends)
 
     def unravel(self, y: Float[Array, " m"]) -> Tree:
         """The rows as a loss gets them: a tree, or one for each named block."""
@@ -182,10 +200,7 @@ def residual_of(
         rows = _trace(function, columns, samples, name)
         total = samples.size if devices is None else devices.samples_of(name)
         blocks.append(Block(name, rows, samples, total))
-    if devices is None:
-        return Residual(tuple(blocks))
-    sizes = tuple(b.own_size for b in blocks), tuple(b.size for b in blocks)
-    return Residual(tuple(blocks), Spread(devices, *sizes))
+    return Residual.of(tuple(blocks), devices)
 
 
 def mapped(fun: Any, xs: Any, size: int | None, chunk_size: int | None) -> Any:

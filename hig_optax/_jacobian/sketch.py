@@ -4,6 +4,7 @@ The rows of one trajectory, or of one field that a few numbers control, depend o
 orthonormal basis C of what they can do, J is C Cᵀ J, and Cᵀ J has a row for each column of C.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,6 @@ from jaxtyping import Array, Float, Int
 from hig_optax._inputs.batch import Samples
 from hig_optax._inputs.residual import RealView, Rows
 from hig_optax._jacobian.rows import Block, Residual, mapped
-from hig_optax._jacobian.shared import Spread
 
 # Rows that a sketch aims at, all samples together, and has of a sample at least. With 16 samples of 160 (the
 # neural ODE) or 128 rows (the controlled front) losses after 5 s, seed 100, were 4.1e-8 and 1.5e-7 for an aim
@@ -38,18 +38,13 @@ class Sketch(NamedTuple):
 
     def of(self, w: Float[Array, " m"]) -> Float[Array, " k"]:
         """A vector of the row side, sample by sample Cᵀ w."""
-        spread = self.full.spread
-        own = w if spread is None else spread.take(w)
-        pieces, start = [], 0
-        for block, C in zip(self.full.blocks, self.bases, strict=True):
-            piece = own[start : start + block.own_size]
-            start += block.own_size
+        pieces = []
+        for piece, C in zip(self.full.split(w), self.bases, strict=True):
             if C is not None:
-                piece = piece.reshape(C.shape[0], C.shape[1])
-                piece = jnp.einsum("brk,br->bk", C, piece, precision="highest").reshape(-1)
+                rows = piece.reshape(C.shape[:2])
+                piece = jnp.einsum("brk,br->bk", C, rows, precision="highest").reshape(-1)
             pieces.append(piece.astype(w.dtype))
-        left = jnp.concatenate(pieces)
-        return left if self.residual.spread is None else self.residual.spread.gather(left)
+        return self.residual.gathered(jnp.concatenate(pieces))
 
 
 def rows_left(residual: Residual, columns: int, wanted: int | str | None) -> tuple[int | None, ...]:
@@ -64,19 +59,27 @@ def rows_left(residual: Residual, columns: int, wanted: int | str | None) -> tup
     blocks = residual.blocks
     if wanted is None or residual.is_forward_only:
         return (None,) * len(blocks)
+    is_given = isinstance(wanted, int)
     left: list[int | None] = []
     for block in blocks:
-        number = wanted
-        if not isinstance(number, int):
-            number = max(LEAST, AIM // (block.total or 1))
-        is_fewer = FEWER_ROWS * number <= block.rows.view.size
-        if isinstance(wanted, int):
-            is_fewer = number < block.rows.view.size
-        left.append(number if block.total is not None and is_fewer else None)
+        rows = block.rows.view.size
+        number = wanted if isinstance(wanted, int) else max(LEAST, AIM // (block.total or 1))
+        most = rows - 1 if is_given else rows // FEWER_ROWS
+        left.append(number if block.total is not None and number <= most else None)
     kept = [b.size if k is None else k * (b.total or 1) for b, k in zip(blocks, left, strict=True)]
-    if not isinstance(wanted, int) and SHORTER_SIDE * sum(kept) > min(residual.size, columns):
+    if not is_given and SHORTER_SIDE * sum(kept) > min(residual.size, columns):
         return (None,) * len(blocks)
     return tuple(left)
+
+
+def shortened(residual: Residual, left: tuple[int | None, ...]) -> Residual:
+    """The residual of a sketch with these numbers of rows, where only its shapes matter."""
+    bases: list[Array | None] = []
+    for block, number in zip(residual.blocks, left, strict=True):
+        samples, view = block.samples.size or 1, block.rows.view
+        shape = (samples, view.size, number)
+        bases.append(None if number is None else jnp.zeros(shape, view.highest_dtype))
+    return _shortened(residual, bases)
 
 
 def sketch(
@@ -85,7 +88,7 @@ def sketch(
     cotangent: Float[Array, " m"],
     left: tuple[int | None, ...],
     *,
-    seed: Int[Array, ""],
+    seed: Int[Array, ""] | int,
     chunk_size: int | None,
 ) -> Sketch:
     """The rows of each sample that a few random changes of the parameters move, and the cotangent among them.
@@ -107,26 +110,14 @@ def sketch(
         Halko, Martinsson and Tropp, Finding structure with randomness, SIAM Review 53 (2011) 217, algorithm
         4.1: the range of a matrix from its products with random vectors.
     """
-    own = cotangent if residual.spread is None else residual.spread.take(cotangent)
-    bases: list[Array | None] = []
-    start = 0
-    for i, (block, number) in enumerate(zip(residual.blocks, left, strict=True)):
-        g = own[start : start + block.own_size]
-        start += block.own_size
-        if number is None:
-            bases.append(None)
-            continue
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), seed), i)
-        bases.append(_bases(block, columns, g, number - 1, key, chunk_size))
-    blocks = tuple(
-        block if C is None else _shortened(block, C)
-        for block, C in zip(residual.blocks, bases, strict=True)
-    )
-    spread = residual.spread
-    if spread is not None:
-        sizes = tuple(b.own_size for b in blocks), tuple(b.size for b in blocks)
-        spread = Spread(spread.over, *sizes)
-    return Sketch(Residual(blocks, spread), residual, tuple(bases))
+    key, own = jax.random.fold_in(jax.random.key(0), seed), residual.split(cotangent)
+    bases = [
+        None
+        if number is None
+        else _bases(block, columns, g, number - 1, jax.random.fold_in(key, i), chunk_size)
+        for i, (block, g, number) in enumerate(zip(residual.blocks, own, left, strict=True))
+    ]
+    return Sketch(_shortened(residual, bases), residual, tuple(bases))
 
 
 def _bases(
@@ -161,7 +152,15 @@ def _bases(
     return mapped(basis, (samples.mapped, g.reshape(-1, r)), samples.size, chunk_size)
 
 
-def _shortened(block: Block, C: Float[Array, "b r k"]) -> Block:
+def _shortened(residual: Residual, bases: Sequence[Array | None]) -> Residual:
+    blocks = tuple(
+        block if C is None else _short_block(block, C)
+        for block, C in zip(residual.blocks, bases, strict=True)
+    )
+    return Residual.of(blocks, None if residual.spread is None else residual.spread.over)
+
+
+def _short_block(block: Block, C: Float[Array, "b r k"]) -> Block:
     rows, samples = block.rows, block.samples
 
     def evaluate(columns: tuple[Array, ...], entries: tuple[Any, ...]) -> Array:

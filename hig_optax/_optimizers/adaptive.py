@@ -412,9 +412,9 @@ def adaptive_hig(
         # An overflow of the step is left to us.
         is_finite = found.is_finite & jnp.all(jnp.isfinite(path.step))
         is_finite &= jnp.isfinite(model.loss) & are_finite(numbers)
-        # It is NaN where samples were left out that the incoming gradient has: there is nothing to compare.
         is_usable = is_finite & jnp.isfinite(numbers["rate"])
         if found.gradient_cosine is not None:
+            # NaN where samples were left out that the incoming gradient has: there is nothing to compare.
             is_usable &= ~(found.gradient_cosine <= 0)
         step = jnp.where(is_usable, path.step, 0)
         half = jnp.where(is_usable, path.half, 0)

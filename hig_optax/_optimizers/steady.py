@@ -50,7 +50,7 @@ def accelerated_path(
     scaling: Scaling,
     chunk_size: int | None,
 ) -> Path:
-    """The step on a batch that stays the same: Levenberg-Marquardt with momentum and acceleration.
+    """The step on a steady batch: Levenberg-Marquardt with momentum and acceleration.
 
     The step p + J⁺(ρ - J p) minimises ‖ρ - J·step‖² + λ‖step - p‖², with p = μ·previous and ρ = g/h, and J⁺
     the damped inverse. Along it the rows bend: r'' = ∂²y(θ - ε·step)/∂ε², and a/2 with a = J⁺r'' takes that
@@ -129,7 +129,7 @@ def find_step(
         none = jnp.zeros_like(found.direction)
         return found, Path(found.direction, none, found.slope, found.curvature)
 
-    if is_steady is None or at.residual.has_custom_vjp or at.solver == "krylov":
+    if is_steady is None or at.residual.has_custom_vjp:
         return decomposed(None)
     if at.solver == "gram" and min(at.J.shape) >= SOLVED_SIDE:
         condensed = gram.condense(at.J, gradient, g, scaling.previous)
@@ -143,7 +143,7 @@ def find_step(
         return jax.lax.cond(is_steady, lambda: solved(condensed), without_inverse)
     found, path = decomposed(None)
     inverse = found.inverse
-    if inverse is None:
+    if inverse is None:  # there is one with "gram" alone
         return found, path
     use = is_steady & found.is_finite
     return found, jax.lax.cond(use, lambda: accelerated(inverse), lambda: path)

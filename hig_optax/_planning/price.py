@@ -19,17 +19,15 @@ def sketch_price(layout: Layout) -> float | None:
     Args:
         layout: With the rows that a sketch leaves; None is returned if it leaves all.
     """
+    if not any(block.is_sketch for block in layout.residual.blocks):
+        return None
     passes, products = 0.0, 0.0
-    is_sketched = False
     for block in layout.residual.blocks:
         rows = jax.make_jaxpr(block.rows.evaluate)(layout.columns, block.samples.example)
         one = DERIVATIVE * cost_of(rows).flops * (block.total or 1)
-        is_sketched |= block.is_sketch
         # A tangent and a pullback for each row that is left.
         passes += 2 * block.rows.view.size * one
         products += 2 * DEFAULT_MATVECS * one
-    if not is_sketched:
-        return None
     m, n = layout.shape
     side = min(m, n)
     return (passes + m * n * side + EIGEN * side**3) / products

@@ -15,7 +15,7 @@ from hig_optax._jacobian.bad_samples import count_unless, without_bad
 from hig_optax._jacobian.choices import DEFAULT_MATVECS, choose_solver, exact_solver
 from hig_optax._jacobian.form import Layout, form, form_products, lay_out
 from hig_optax._jacobian.rows import Residual, residual_of
-from hig_optax._jacobian.sketch import Sketch, rows_left, sketch
+from hig_optax._jacobian.sketch import Sketch, rows_left, shortened, sketch
 from hig_optax._jacobian.strips import Condensed
 from hig_optax._solvers.direction import half_inverse_direction
 from hig_optax._solvers.formula import Direction, RowBlocks, Scaling
@@ -76,10 +76,7 @@ def layout_of(
     """
     residual = residual_of(settings, columns, batch, devices)
     left = _rows_left(settings, residual, columns)
-    if any(left):  # only their numbers matter here
-        y = jnp.zeros(residual.size, residual.dtype)
-        residual = _sketched(settings, residual, columns, y, left, jnp.int32(0)).residual
-    return _layout_of(settings, residual, columns)
+    return _layout_of(settings, shortened(residual, left) if any(left) else residual, columns)
 
 
 def _layout_of(settings: Settings, residual: Residual, columns: Columns) -> Layout:
@@ -107,7 +104,7 @@ def linearise(
     columns: Columns,
     batch: Tree,
     devices: Devices | None = None,
-    count: Int[Array, ""] | None = None,
+    count: Int[Array, ""] | int = 0,
 ) -> Linearised:
     """Rows and Jacobian of a batch, of which each device has its own samples if there are several.
 
@@ -134,8 +131,7 @@ def linearise(
         y = g = residual.evaluate(columns.parts, settings.chunk_size)
         if settings.loss_fn is not None:
             g = jax.grad(loss_of_rows(settings.loss_fn, residual, batch))(y)
-        seed = jnp.int32(0) if count is None else count
-        found = _sketched(settings, residual, columns, g, left, seed)
+        found = sketch(residual, columns.parts, g, left, seed=count, chunk_size=settings.chunk_size)
         short = _layout_of(settings, found.residual, columns)
     solver = _solver_of(settings, short.dtype)
     if solver == "krylov":
@@ -157,19 +153,6 @@ def _rows_left(settings: Settings, residual: Residual, columns: Columns) -> tupl
     if settings.solver == "krylov" or settings.jacobian == "forward":
         return (None,) * len(residual.blocks)
     return rows_left(residual, columns.view.size, settings.rows_per_sample)
-
-
-def _sketched(
-    settings: Settings,
-    residual: Residual,
-    columns: Columns,
-    cotangent: Float[Array, " m"],
-    left: tuple[int | None, ...],
-    seed: Int[Array, ""],
-) -> Sketch:
-    return sketch(
-        residual, columns.parts, cotangent, left, seed=seed, chunk_size=settings.chunk_size
-    )
 
 
 def find_direction(

@@ -92,12 +92,7 @@ def _compare(parse: argparse.ArgumentParser) -> None:
     _add_methods(parse, DEFAULT_METHODS)
     _add_seeds(parse, (0,))
     budget = parse.add_mutually_exclusive_group()
-    budget.add_argument(
-        "--seconds",
-        type=_positive,
-        metavar="S",
-        help=f"training time of each run (default: {SECONDS:g})",
-    )
+    _add_seconds(budget, "each run", None)
     budget.add_argument("--steps", type=_steps, metavar="N", help="steps of each run, not a time")
     budget.add_argument("--quick", action="store_true", help=f"{QUICK_SECONDS:g} s, to see it work")
     _add_set(parse)
@@ -149,25 +144,13 @@ def _results(parse: argparse.ArgumentParser) -> None:
         "--to", type=Path, metavar="FOLDER", help="folder of RESULTS.md (default: notebooks)"
     )
     length = parse.add_mutually_exclusive_group()
-    length.add_argument(
-        "--seconds",
-        type=_positive,
-        default=SECONDS,
-        metavar="S",
-        help=f"training time of most runs (default: {SECONDS:g})",
-    )
+    _add_seconds(length, "most runs", SECONDS)
     length.add_argument("--quick", action="store_true", help="far too short, to see it work")
     _add_fresh(parse)
 
 
 def _picture(parse: argparse.ArgumentParser) -> None:
-    parse.add_argument(
-        "--seconds",
-        type=_positive,
-        default=SECONDS,
-        metavar="S",
-        help=f"training time of most runs (default: {SECONDS:g})",
-    )
+    _add_seconds(parse, "most runs", SECONDS)
     parse.add_argument(
         "--to",
         type=Path,
@@ -236,6 +219,16 @@ def _add_seeds(parse: argparse.ArgumentParser, default: tuple[int, ...]) -> None
         default=default,
         metavar="0,1",
         help=f"seeds of data, network and batches (default: {','.join(map(str, default))})",
+    )
+
+
+def _add_seconds(parse: Any, of: str, default: float | None) -> None:
+    parse.add_argument(
+        "--seconds",
+        type=_positive,
+        default=default,
+        metavar="S",
+        help=f"training time of {of} (default: {SECONDS:g})",
     )
 
 
