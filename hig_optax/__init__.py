@@ -7,9 +7,11 @@ from hig_optax._inputs.settings import STATIC_ARGS
 from hig_optax._inputs.weights import weighted_residual
 from hig_optax._moved import refuse_moved as _refuse_moved
 from hig_optax._optimizers.accumulate import AccumulateState, accumulate
-from hig_optax._optimizers.adaptive import AdaptiveHigState, adaptive_hig
+from hig_optax._optimizers.adaptive import adaptive_hig
+from hig_optax._optimizers.adaptive_step import AdaptiveHigState
 from hig_optax._optimizers.bound import with_batch
-from hig_optax._optimizers.transform import ScaleByHigState, hig, scale_by_hig
+from hig_optax._optimizers.hig import hig
+from hig_optax._optimizers.scale import ScaleByHigState, scale_by_hig
 from hig_optax._planning.options import Option, Plan
 from hig_optax._planning.planning import plan
 from hig_optax._types import Spectrum

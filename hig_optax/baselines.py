@@ -10,8 +10,8 @@ import optax
 
 from hig_optax._moved import refuse_moved
 from hig_optax._optimizers.adaptive import adaptive_hig
+from hig_optax._optimizers.hig import hig
 from hig_optax._optimizers.spring import spring as spring
-from hig_optax._optimizers.transform import hig
 from hig_optax._types import (
     AxisName,
     BadSamples,
@@ -56,23 +56,13 @@ def gauss_newton(
     twice as long (η = ½ is the full step), and with a mean over b samples it is 1/b of it (η = b; η = b/2
     for the mean of Σ(y - t)²).
 
+    The settings that are not told here are those of `hig_optax.scale_by_hig`.
+
     Args:
         learning_rate: η, a number or a schedule; dimensionless.
-        residual_fn: As in `hig_optax.scale_by_hig`.
-        loss_fn: As in `hig_optax.scale_by_hig`.
         rtol: As in `hig_optax.scale_by_hig`. It decides more here than for the half-inverse: the smallest
             kept σ lengthens its direction by 1/σ.
-        atol: As in `hig_optax.scale_by_hig`.
-        max_rank: As in `hig_optax.scale_by_hig`.
-        batch_axis: As in `hig_optax.scale_by_hig`.
         mask: As in `hig_optax.hig`: the False leaves are frozen.
-        jacobian: As in `hig_optax.scale_by_hig`.
-        solver: As in `hig_optax.scale_by_hig`.
-        num_matvecs: As in `hig_optax.scale_by_hig`.
-        chunk_size: As in `hig_optax.scale_by_hig`.
-        spectrum_size: As in `hig_optax.scale_by_hig`.
-        axis_name: As in `hig_optax.scale_by_hig`.
-        bad_samples: As in `hig_optax.scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``, as from `hig_optax.hig`.
@@ -147,24 +137,14 @@ def levenberg_marquardt(
     λ is what it is given as from the first step to the last; nothing is accepted or rejected. The remarks
     of `gauss_newton` on the scale of the loss hold: without the ½ of ½‖y - t‖² the step is twice as long.
 
+    The settings that are not told here are those of `hig_optax.scale_by_hig`.
+
     Args:
         learning_rate: η, a number or a schedule; dimensionless.
-        residual_fn: As in `hig_optax.scale_by_hig`.
         damping: λ >= 0, absolute, in the unit of σ²; may be traced.
-        loss_fn: As in `hig_optax.scale_by_hig`.
         rtol: As in `hig_optax.scale_by_hig`, but 0 by default: damping makes a cut needless. Singular
             values that are rounding noise are dropped all the same.
-        atol: As in `hig_optax.scale_by_hig`.
-        max_rank: As in `hig_optax.scale_by_hig`.
-        batch_axis: As in `hig_optax.scale_by_hig`.
         mask: As in `hig_optax.hig`: the False leaves are frozen.
-        jacobian: As in `hig_optax.scale_by_hig`.
-        solver: As in `hig_optax.scale_by_hig`.
-        num_matvecs: As in `hig_optax.scale_by_hig`.
-        chunk_size: As in `hig_optax.scale_by_hig`.
-        spectrum_size: As in `hig_optax.scale_by_hig`.
-        axis_name: As in `hig_optax.scale_by_hig`.
-        bad_samples: As in `hig_optax.scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``, as from `hig_optax.hig`.
@@ -239,27 +219,10 @@ def adaptive_levenberg_marquardt(
     Without momentum and without a bound on the step, it is the method of full batches. On mini-batches it
     can drift away though every step lowers the loss of its batch: there use `hig_optax.adaptive_hig`.
 
+    The settings that are not told here are those of `hig_optax.adaptive_hig`.
+
     Args:
-        residual_fn: As in `hig_optax.adaptive_hig`.
-        loss_fn: As in `hig_optax.adaptive_hig`.
-        learning_rate: As in `hig_optax.adaptive_hig`.
-        init_relative_damping: As in `hig_optax.adaptive_hig`.
-        momentum: As in `hig_optax.adaptive_hig`.
-        max_relative_step: As in `hig_optax.adaptive_hig`.
-        patience: As in `hig_optax.adaptive_hig`.
-        min_relative_damping: As in `hig_optax.adaptive_hig`.
-        rtol: As in `hig_optax.scale_by_hig`.
-        atol: As in `hig_optax.scale_by_hig`.
-        max_rank: As in `hig_optax.scale_by_hig`.
-        batch_axis: As in `hig_optax.scale_by_hig`.
         mask: As in `hig_optax.hig`: the False leaves are frozen.
-        jacobian: As in `hig_optax.scale_by_hig`.
-        solver: As in `hig_optax.scale_by_hig`.
-        num_matvecs: As in `hig_optax.scale_by_hig`.
-        chunk_size: As in `hig_optax.scale_by_hig`.
-        spectrum_size: As in `hig_optax.scale_by_hig`.
-        axis_name: As in `hig_optax.scale_by_hig`.
-        bad_samples: As in `hig_optax.scale_by_hig`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``, as from `hig_optax.adaptive_hig`.

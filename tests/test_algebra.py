@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax._jacobian.algebra import Beside, Chunked, Dense, Products
+from hig_optax._jacobian.beside import Beside
+from hig_optax._jacobian.leaves import Chunked, Dense, Products
 from hig_optax._jacobian.outer import Factors, Outer
 from hig_optax._jacobian.strips import Strips, condensed_across, condensed_along, stacked
 

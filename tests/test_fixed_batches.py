@@ -8,8 +8,8 @@ import pytest
 from matrices import planted, relative_error
 
 import hig_optax
-from hig_optax._jacobian.algebra import Dense
-from hig_optax._optimizers import adaptive, steady
+from hig_optax._jacobian.leaves import Dense
+from hig_optax._optimizers import adaptive_step, steady
 from hig_optax._optimizers.control import FIXED_AFTER, count_repeats
 from hig_optax._solvers import cholesky, gram
 from hig_optax._solvers.formula import Numbers, Scaling
@@ -152,7 +152,7 @@ def test_without_singular_values_the_steps_are_the_same(neurons, dtype, monkeypa
         ]
 
     with jax.enable_x64(dtype == jnp.float64):
-        monkeypatch.setattr(adaptive, "is_large", lambda at: True)
+        monkeypatch.setattr(adaptive_step, "is_large", lambda at: True)
         by_eigenvectors = jax.device_get(first(8))
         monkeypatch.setattr(steady, "LONG_SIDE", 1)
         monkeypatch.setattr(steady, "SOLVED_SIDE", 1)

@@ -10,7 +10,7 @@ import pytest
 from matrices import SPECTRA, planted, relative_error
 
 import hig_optax
-from hig_optax._jacobian.algebra import Dense
+from hig_optax._jacobian.leaves import Dense
 from hig_optax._solvers.krylov import bidiagonalise
 from hig_optax._solvers.subspace import krylov_direction
 

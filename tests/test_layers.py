@@ -26,7 +26,8 @@ ORDER = [
     "__init__",
 ]
 APART = {"problems", "experiments"}
-OPTAX_MAY_BE_IMPORTED_BY = {"_inputs/columns", "_inputs/wrappers", "baselines"}
+OPTAX_MAY_BE_IMPORTED_BY = {"_inputs/columns", "_inputs/mask", "_inputs/wrappers", "baselines"}
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 60
 CORE = [p for p in sorted(PACKAGE.rglob("*.py")) if p.relative_to(PACKAGE).parts[0] not in APART]
 
 
@@ -156,3 +157,23 @@ def test_the_version_stands_in_one_place():
     assert hig_optax.__version__ not in project
     changes = (PACKAGE.parent / "CHANGELOG.md").read_text()
     assert changes.split("\n## ")[1].startswith(hig_optax.__version__)
+
+
+@pytest.mark.parametrize("path", CORE, ids=module_name)
+def test_modules_can_be_read_at_a_sitting(path):
+    """At most 300 lines a module, and 60 a function, without its docstring and what is defined within."""
+    assert len(path.read_text().splitlines()) <= MOST_LINES, path.name
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert own_lines(node) <= MOST_LINES_OF_A_FUNCTION, f"{path.name}: {node.name}"
+
+
+def own_lines(function: ast.FunctionDef) -> int:
+    def length(node):
+        return node.end_lineno - node.lineno + 1
+
+    inner = [x for x in ast.walk(function) if isinstance(x, ast.FunctionDef) and x is not function]
+    outermost = [x for x in inner if not any(x in ast.walk(y) and x is not y for y in inner)]
+    docstring = length(function.body[0]) if ast.get_docstring(function) else 0
+    signature = function.body[0].lineno - function.lineno
+    return length(function) - signature - docstring - sum(map(length, outermost))

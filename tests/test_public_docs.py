@@ -39,18 +39,31 @@ def test_nothing_is_forgotten():
     assert len(STATES) >= 3
 
 
+def is_told(parameter, name):
+    """Whether a setting is described, by a function or by the one that it names for the others."""
+    text = inspect.getdoc(FUNCTIONS[name])
+    if re.search(rf"^    (\*\*)?{parameter}: \S", section(text, "Args"), flags=re.MULTILINE):
+        return True
+    other = re.search(r"settings that are not told here are those of `([\w.]+)`", text)
+    if other is None:
+        return False
+    full = other[1] if "." in other[1] else f"hig_optax.{other[1]}"
+    return parameter in inspect.signature(FUNCTIONS[full]).parameters and is_told(parameter, full)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name):
     text = inspect.getdoc(FUNCTIONS[name])
-    arguments = section(text, "Args")
     for parameter in inspect.signature(FUNCTIONS[name]).parameters:
-        assert re.search(rf"^    (\*\*)?{parameter}: \S", arguments, flags=re.MULTILINE), parameter
+        assert is_told(parameter, name), parameter
     for title in ("Returns", "Raises") if name in OURS else ("Returns", "Raises", "References"):
         assert section(text, title).strip(), title
     assert ">>> " in section(text, "Example")
     # Either units of its own, or those of the function that it refers to.
-    assert re.search(r"\bunits?\b|dimensionless|bytes|As in `", text, flags=re.IGNORECASE)
-    assert re.search(r"\([a-z]+, ?[a-z.]*\)|As in `", text), "no shapes"
+    assert re.search(
+        r"\bunits?\b|dimensionless|bytes|(As in|those of) `", text, flags=re.IGNORECASE
+    )
+    assert re.search(r"\([a-z]+, ?[a-z.]*\)|(As in|those of) `", text), "no shapes"
 
 
 @pytest.mark.parametrize("name", STATES)

@@ -8,7 +8,8 @@ import pytest
 
 import hig_optax
 from hig_optax._inputs.batch import take_apart
-from hig_optax._inputs.residual import RealView, trace_rows
+from hig_optax._inputs.real_view import RealView
+from hig_optax._inputs.residual import trace_rows
 from hig_optax._jacobian.differentiate import Differentiator
 from hig_optax._jacobian.rows import Block
 

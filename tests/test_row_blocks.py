@@ -14,7 +14,8 @@ from test_chunks import largest_array
 import hig_optax
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
-from hig_optax._jacobian.form import form, lay_out
+from hig_optax._jacobian.form import form
+from hig_optax._jacobian.layout import lay_out
 from hig_optax._jacobian.rows import residual_of
 
 PARAMS = {"w": jnp.array([[0.3, -0.2, 0.4], [0.1, 0.5, -0.6]]), "b": jnp.array([0.1, -0.1, 0.2])}

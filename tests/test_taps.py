@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import jet
 
 import hig_optax
-from hig_optax._jacobian import form
+from hig_optax._jacobian import layout
 from hig_optax._jacobian.taps import find_taps
 
 
@@ -204,8 +204,15 @@ def test_which_matrices_are_factored(residual):
         assert [len(a) for a in inputs] == [use.positions for use in tapped.uses]
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2])
-@pytest.mark.parametrize("residual", FACTORED, ids=lambda f: f.__name__)
+# In chunks, each kind of use once.
+IN_CHUNKS = [with_derivatives, scaled]
+
+
+@pytest.mark.parametrize(
+    ("residual", "chunk_size"),
+    [(f, None) for f in FACTORED] + [(f, 2) for f in IN_CHUNKS],
+    ids=lambda x: getattr(x, "__name__", str(x)),
+)
 def test_the_update_is_the_same(residual, chunk_size, monkeypatch):
     with jax.enable_x64(True):
         w = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), network())
@@ -217,7 +224,7 @@ def test_the_update_is_the_same(residual, chunk_size, monkeypatch):
             return jax.jit(lambda w: opt.update(grads, opt.init(w), w, batch=batch))(w)
 
         factored, state = update()
-        monkeypatch.setattr(form, "find_taps", lambda *_: None)
+        monkeypatch.setattr(layout, "find_taps", lambda *_: None)
         plain, reference = update()
     assert state.spectrum.rank == reference.spectrum.rank
     for a, b in zip(jax.tree.leaves(factored), jax.tree.leaves(plain), strict=True):

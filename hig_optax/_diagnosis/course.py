@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from hig_optax._optimizers.adaptive import AdaptiveHigState
+from hig_optax._optimizers.adaptive_step import AdaptiveHigState
+from hig_optax._optimizers.scale import ScaleByHigState
 from hig_optax._optimizers.spring import SpringState
-from hig_optax._optimizers.transform import ScaleByHigState
 from hig_optax._types import Spectrum, Tree
 
 KINDS = (AdaptiveHigState, ScaleByHigState, SpringState, Spectrum)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hig_optax._diagnosis.course import Course
-from hig_optax._optimizers.adaptive import DECIDED, OPEN, STEADY
 from hig_optax._optimizers.control import MAX_DAMPING, SHORTER, TRIALS
+from hig_optax._optimizers.recipe import DECIDED, OPEN, STEADY
 
 # Rounding leaves more than this of the cosine of one gradient, computed in two ways, until the rows
 # themselves are rounding.

@@ -1,22 +1,26 @@
 """The settings that all optimizers of the family share, checked once."""
 
 import dataclasses
-import inspect
 import math
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from hig_optax._inputs.checks import (
+    check_choice,
+    check_count,
+    check_function,
+    check_number,
+    shown,
+    static_hint,
+)
 from hig_optax._types import (
     AxisName,
     BadSamples,
     JacobianMode,
     LossFn,
-    Rate,
     ResidualFns,
     Scalar,
     Solver,
@@ -142,25 +146,6 @@ def check_passed(params: Tree, batch: Tree) -> None:
         )
 
 
-def check_function(name: str, fun: Any, arguments: tuple[str, ...]) -> None:
-    """Refuse what cannot be called with these arguments.
-
-    Raises:
-        TypeError: `fun` is no function, or takes other arguments.
-    """
-    wanted = f"{name} must be a function of ({', '.join(arguments)})"
-    if not callable(fun):
-        raise TypeError(f"{wanted}, got {_shown(fun)}. {_static_hint(fun)}")
-    try:
-        signature = inspect.signature(fun)
-    except (TypeError, ValueError):  # some callables have none to look at
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
-        raise TypeError(f"{wanted}, got one of {signature}: {error}.") from None
-
-
 def _check_blocks(residual_fns: Mapping[str, Any]) -> None:
     if not residual_fns or not all(isinstance(name, str) for name in residual_fns):
         raise ValueError(
@@ -171,31 +156,12 @@ def _check_blocks(residual_fns: Mapping[str, Any]) -> None:
         check_function(f"residual_fn[{name!r}]", fun, ("params", "sample"))
 
 
-def check_count(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse what is no positive Python int, nor None where that is allowed.
-
-    Raises:
-        TypeError: `value` is of another kind.
-        ValueError: It is less than one.
-    """
-    if value is None and optional:
-        return
-    if isinstance(value, (jax.Array, bool)):
-        raise TypeError(f"{name} must be a Python int, got {_shown(value)}. {_static_hint(value)}")
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a Python int, got {_shown(value)}.") from None
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1{' or None' if optional else ''}, got {count}.")
-
-
 def _check_batch_axis(batch_axis: Tree) -> None:
     for axis in jax.tree.leaves(batch_axis):
         if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
             raise TypeError(
-                f"batch_axis must be an int, None, or a tree of them, got {_shown(axis)}. "
-                f"{_static_hint(axis)}"
+                f"batch_axis must be an int, None, or a tree of them, got {shown(axis)}. "
+                f"{static_hint(axis)}"
             )
 
 
@@ -203,102 +169,5 @@ def _check_axis_name(name: Any) -> None:
     names = name if isinstance(name, tuple) else (name,)
     if name is not None and not all(isinstance(x, str) for x in names):
         raise TypeError(
-            f"axis_name must be a str, a tuple of them, or None, got {_shown(name)}. {_static_hint(name)}"
+            f"axis_name must be a str, a tuple of them, or None, got {shown(name)}. {static_hint(name)}"
         )
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Refuse what is none of the choices.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
-
-
-def checked_rate(learning_rate: Rate) -> Rate:
-    """A learning rate, or a schedule that looks at what it returns.
-
-    Raises:
-        TypeError: Neither a number nor a function of the number of updates; (of the returned schedule) what
-            it returns is not one real number.
-        ValueError: A plain number that is not finite. That of a schedule gives zero updates and a flag.
-    """
-    if not callable(learning_rate):
-        check_number("learning_rate", learning_rate, "a finite number", math.isfinite, RATE_HINT)
-        return learning_rate
-    schedule: Callable[[Any], Any] = learning_rate
-    check_function("learning_rate", schedule, ("count",))
-
-    def rate(count: Any) -> Any:
-        value = schedule(count)
-        _check_real("learning_rate(count)", value, RATE_HINT)
-        return value
-
-    return rate
-
-
-SCHEDULE_HINT = (
-    "For a schedule, wrap the factory in optax.inject_hyperparams with "
-    "static_args=hig_optax.STATIC_ARGS."
-)
-RATE_HINT = "Give a number, or a schedule: a function of the number of updates that returns one."
-
-
-def check_number(
-    name: str, value: Any, wanted: str, is_valid: Any, hint: str = SCHEDULE_HINT
-) -> None:
-    """Range-check plain numbers; of an array, traced or not, check that it is one real number.
-
-    Raises:
-        TypeError: `value` is not one real number.
-        ValueError: It is a plain number out of range.
-    """
-    _check_real(name, value, hint)
-    if _is_plain(value) and not is_valid(value):
-        raise ValueError(f"{name} must be {wanted}, got {value}.")
-
-
-def are_finite(numbers: Tree) -> jax.Array:
-    """Whether all numbers among some settings are finite: of traced ones only the value tells."""
-    found = jnp.ones((), bool)
-    for x in jax.tree.leaves(numbers):
-        if not isinstance(x, str):
-            found &= jnp.isfinite(x)
-    return found
-
-
-def _is_plain(value: Any) -> bool:
-    is_number = isinstance(value, (int, float, np.floating, np.integer))
-    return is_number and not isinstance(value, bool)
-
-
-def _check_real(name: str, value: Any, hint: str) -> None:
-    if _is_plain(value):
-        return
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
-    if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
-        raise TypeError(
-            f"{name} must be a real number, got {_shown(value)}. optax.inject_hyperparams gives its numbers "
-            "the dtype of the first parameter: pass it hyperparam_dtype=jnp.float32."
-        )
-    is_real = dtype is not None and (
-        jnp.issubdtype(dtype, np.floating) or jnp.issubdtype(dtype, np.integer)
-    )
-    if not is_real or shape != ():
-        raise TypeError(
-            f"{name} must be a real number or a scalar array, got {_shown(value)}. {hint}"
-        )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, jax.Array):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    return f"{value!r} of type {type(value).__name__}"
-
-
-def _static_hint(value: Any) -> str:
-    if not isinstance(value, jax.Array):
-        return ""
-    return "Under optax.inject_hyperparams, name it in static_args: use static_args=hig_optax.STATIC_ARGS."

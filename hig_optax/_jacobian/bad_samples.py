@@ -1,29 +1,57 @@
 """Samples whose rows or derivatives are not finite: how many there are, and a batch without them."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._devices.devices import Devices
 from hig_optax._inputs.batch import by_block, replaced, sample_axes, split_batch
 from hig_optax._inputs.settings import Settings
-from hig_optax._jacobian.form import Layout
+from hig_optax._jacobian.layout import Layout
+from hig_optax._jacobian.rows import Residual
 from hig_optax._types import Tree
 
 
 def count_unless(
-    is_finite: Bool[Array, ""], layout: Layout, devices: Devices | None
+    is_finite: Bool[Array, ""],
+    y: Float[Array, " m"],
+    image_of: Callable[[], Float[Array, " k"]],
+    residual: Residual,
+    sketched: Residual | None = None,
 ) -> Int[Array, ""]:
-    """How many samples are not finite, see `Spectrum.num_bad_samples`; 0 where it is known that all are."""
+    """How many samples are not finite, see `Spectrum.num_bad_samples`; 0 where it is known that all are.
+
+    A sample's derivatives are finite where J times ones is: NaN or inf in a row of J is in that sum, so that
+    nothing is differentiated once more.
+
+    Args:
+        is_finite: Whether all are.
+        y: Rows.
+        image_of: J times ones, of the same samples.
+        residual: What y is of.
+        sketched: What J is of, if not of the same rows.
+    """
 
     def count(_: Array) -> Array:
-        return _sum_of_bad(layout, _finite(layout), devices)
+        of_rows, of_image = _are_finite(residual, y), _are_finite(sketched or residual, image_of())
+        bad = [jnp.sum(~(a & b), dtype=jnp.int32) for a, b in zip(of_rows, of_image, strict=True)]
+        return sum(bad[1:], bad[0])
 
     # A loop that is entered only where there is something to count: batched, a conditional would always be.
-    own = jax.lax.while_loop(lambda n: n < 0, count, jnp.where(is_finite, jnp.int32(0), -1))
-    return own if devices is None else devices.sum(own)
+    return jax.lax.while_loop(lambda n: n < 0, count, jnp.where(is_finite, jnp.int32(0), -1))
+
+
+def _are_finite(residual: Residual, w: Float[Array, " m"]) -> list[Bool[Array, " b"]]:
+    """Which samples (rows, where there are none) have finite entries in a vector of the row side."""
+    pieces = jnp.split(jnp.isfinite(w), np.cumsum([block.size for block in residual.blocks])[:-1])
+    return [
+        jnp.all(piece.reshape(block.total or block.size, -1), axis=1)
+        for piece, block in zip(pieces, residual.blocks, strict=True)
+    ]
 
 
 def without_bad(
@@ -34,7 +62,7 @@ def without_bad(
     In their place stand copies of one that is, whose rows are multiplied away: shapes are known before
     values. Where no sample of a block is finite, there is none to copy, and the block is not finite.
     """
-    is_kept = _finite(layout)
+    is_kept = [way.are_finite(layout.chunk_size) for way in layout.ways]
     number = _sum_of_bad(layout, is_kept, devices)
     names = [block.name for block in layout.residual.blocks]
     filled = {
@@ -62,11 +90,6 @@ def without_bad(
         is_kept=layout.residual.gathered(own),
     )
     return layout._replace(residual=residual, ways=ways), batch
-
-
-def _finite(layout: Layout) -> list[Bool[Array, " b"]]:
-    """Which of this device's samples are finite, block by block."""
-    return [way.are_finite(layout.chunk_size) for way in layout.ways]
 
 
 def _sum_of_bad(

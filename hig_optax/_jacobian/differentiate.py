@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from hig_optax._inputs.batch import Samples
-from hig_optax._jacobian.algebra import Products
+from hig_optax._jacobian.leaves import Products
 from hig_optax._jacobian.outer import Factors
 from hig_optax._jacobian.rows import Block as RowBlock
 from hig_optax._jacobian.rows import Residual, mapped

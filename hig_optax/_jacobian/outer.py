@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hig_optax._float64 import Wide, dot, float64_island, power_of_two
-from hig_optax._jacobian.algebra import Dense, Jacobian
+from hig_optax._jacobian.algebra import Jacobian
+from hig_optax._jacobian.leaves import Dense
 from hig_optax._jacobian.strips import Condensed, or_one
 
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from hig_optax._inputs.batch import Samples
-from hig_optax._inputs.residual import RealView, Rows
+from hig_optax._inputs.real_view import RealView
+from hig_optax._inputs.residual import Rows
 from hig_optax._jacobian.rows import Block, Residual, mapped
 
 # Rows that a sketch aims at, all samples together, and has of a sample at least. With 16 samples of 160 (the

@@ -8,8 +8,9 @@ import optax
 from jaxtyping import Array, Int
 
 from hig_optax._inputs.batch import check_array, sample_axes
-from hig_optax._inputs.columns import as_numbers, no_update
-from hig_optax._inputs.settings import NOT_PASSED, check_choice, check_count, check_passed
+from hig_optax._inputs.checks import check_choice, check_count
+from hig_optax._inputs.settings import NOT_PASSED, check_passed
+from hig_optax._inputs.updates import as_numbers, no_update
 from hig_optax._shown import named
 from hig_optax._types import Tree
 

@@ -2,37 +2,31 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments
 from hig_optax._inputs.call import state_dtype, zero_momentum
-from hig_optax._inputs.columns import Columns, no_update
-from hig_optax._inputs.settings import Settings, are_finite, check_number, checked_rate
-from hig_optax._optimizers.control import (
-    FIXED_AFTER,
-    Plateau,
-    count_repeats,
-    is_rounding,
-    next_damping,
-    rate_at,
-    share_within,
-    shorten_until_lower,
+from hig_optax._inputs.checks import are_finite, check_number, checked_rate
+from hig_optax._inputs.columns import Columns
+from hig_optax._inputs.settings import Settings
+from hig_optax._optimizers.adaptive_step import (
+    MADE_BY,
+    AdaptiveHigState,
+    find,
+    leads_down,
+    reach,
+    see,
+    try_along,
 )
-from hig_optax._optimizers.model import model_of
+from hig_optax._optimizers.control import Plateau, next_damping, rate_at
+from hig_optax._optimizers.recipe import OPEN, Auto, Choices
 from hig_optax._optimizers.report import blank, report
-from hig_optax._optimizers.steady import find_step, is_large
 from hig_optax._optimizers.update import transformation
 from hig_optax._planning.planning import settled
-from hig_optax._shown import named
-from hig_optax._solvers.formula import Scaling
-from hig_optax._solvers.step import counted, linearise, usable
 from hig_optax._types import (
     AxisName,
     BadSamples,
@@ -41,118 +35,8 @@ from hig_optax._types import (
     ResidualFns,
     Scalar,
     Solver,
-    Spectrum,
     Tree,
 )
-
-Auto = Literal["auto"]
-
-
-class _Recipe(NamedTuple):
-    """Settings that belong together."""
-
-    exponent: Scalar
-    momentum: Scalar
-    max_relative_step: Scalar | None
-    patience: Scalar | None
-    min_relative_damping: Scalar
-
-
-# What "auto" means. A batch with fewer rows than there are parameters leaves most of them open: what earlier
-# batches said of them is carried on, and a bound and patience keep one batch from deciding too much. One with
-# more rows decides them all, and there the same precautions cost decades (see ADAPTIVE.md, the notebooks').
-OPEN = _Recipe(
-    exponent=-0.75,
-    momentum=0.95,
-    max_relative_step=0.02,
-    patience=200,
-    # Batches fitted one at a time are fitted as promised, so that the damping ends at its minimum. With
-    # 1e-10 the loss of the nonlinear oscillators in float32 rose again by two decades, in a slow drift along
-    # what is rounding in J; with 1e-6 it fell less far.
-    min_relative_damping=1e-8,
-)
-DECIDED = _Recipe(
-    exponent=-0.5,
-    momentum=0.0,
-    max_relative_step=None,
-    patience=None,
-    min_relative_damping=1e-10,
-)
-# And on a batch that stays the same nothing is noise, on a large one little: there the full inverse converges
-# best, momentum is worth a decade, and the damping may fall as far as the arithmetic lets it.
-STEADY = _Recipe(
-    exponent=-1.0,
-    momentum=0.9,
-    max_relative_step=None,
-    patience=None,
-    min_relative_damping=1e-16,
-)
-
-
-class AdaptiveHigState(NamedTuple):
-    """State of `adaptive_hig`. Real numbers have the real dtype of the parameters, at least float32.
-
-    Example:
-        >>> import hig_optax, jax.numpy as jnp
-        >>> opt = hig_optax.adaptive_hig(lambda w, x: w * x, init_relative_damping=0.5)
-        >>> opt.init(jnp.ones(2)).damping
-        Array(0.5, dtype=float32)
-    """
-
-    count: Int[Array, ""]  # type: ignore[assignment]  # hides tuple.count, as Optax's states do
-    """Number of updates so far, int32; what a schedule is evaluated at."""
-
-    damping: Float[Array, ""]
-    """Damping of the next step, relative to the mean of σ², dimensionless."""
-
-    gain_ratio: Float[Array, ""]
-    """Actual over predicted decrease of the batch loss, of the last trial of the last step, dimensionless."""
-
-    accepted: Bool[Array, ""]
-    """Whether the last step was taken. False: its updates were zero."""
-
-    loss: Float[Array, ""]
-    """Loss of the last batch before the step: `loss_fn`, or ½Σrows², averaged over the samples unless
-    `residual_fn` takes the whole batch or has blocks."""
-
-    trial_loss: Float[Array, ""]
-    """Loss of the same batch at the last trial; after the step, if that was accepted."""
-
-    step_norm: Float[Array, ""]
-    """Euclidean norm of the last trial's step in the optimized parameters."""
-
-    is_cut: Bool[Array, ""]
-    """Whether `max_relative_step` shortened the last step."""
-
-    momentum: Tree | None
-    """The last step, uphill and before the learning rate, in the tree of the parameters, at least float32,
-    with ``optax.MaskedNode`` where one is frozen; None where the setting `momentum` is the number 0."""
-
-    trial_scale: Float[Array, ""]
-    """Fraction of the full step that is tried first next time; below 1 after rejections."""
-
-    plateau: Plateau | None
-    """Whether the loss of new batches falls, and the factor s on the steps (`scale`); None without
-    `patience`."""
-
-    repeats: Int[Array, ""]
-    """How many steps in a row have found the loss as the one before had left it, int32: from two on the batch
-    counts as fixed."""
-
-    spectrum: Spectrum
-    """What the last step saw; zeros before the first."""
-
-    def __repr__(self) -> str:
-        return named(self)
-
-
-MADE_BY = {
-    "momentum": "momentum",
-    "plateau": "patience",
-    "spectrum.singular_values": "spectrum_size",
-    "spectrum.block_shares": "residual_fn, in other blocks,",
-}
-"""Fields of the state, and the settings that decide what they hold."""
 
 
 def adaptive_hig(
@@ -221,6 +105,8 @@ def adaptive_hig(
     brings the spectrum back. ``"krylov"`` has none of it. For a float64 J, ``solver="auto"`` is ``"gram"``
     here: the damping is above the noise of a Gram matrix.
 
+    The settings that are not told here are those of `scale_by_hig`.
+
     Args:
         residual_fn: ``(params, sample) -> rows``, as in `scale_by_hig`. Without `loss_fn` the rows must be
             errors, y - target: their sum of squares is what is minimised, that of all blocks if there are.
@@ -243,15 +129,10 @@ def adaptive_hig(
             be traced. None: s = 1.
         min_relative_damping: Least λ > 0 over the mean of σ² while s = 1; may be traced.
         rtol: As in `scale_by_hig`. The damping takes its place, so that 0 (the noise floor alone) is enough.
-        atol: As in `scale_by_hig`.
-        max_rank: As in `scale_by_hig`.
-        batch_axis: As in `scale_by_hig`.
         mask: As in `hig`: the False leaves are frozen.
-        jacobian: As in `scale_by_hig`.
         solver: As in `scale_by_hig`. With ``"krylov"`` the mean of σ² is that of the Ritz values, and the
             previous step is carried on whole, p = μ·previous step, beside the direction of y - J p. For
             κ = -1 and all of the row space both ways are one.
-        num_matvecs: As in `scale_by_hig`.
         rows_per_sample: How many rows of each sample J keeps: the cotangent and random combinations of what
             its rows can do, drawn anew in every step, where the gradient stays exact, and so do loss and
             trial. The rows of one trajectory say much the same, and J of all of them is dear. "auto": some
@@ -260,9 +141,6 @@ def adaptive_hig(
             than 20 products, `solver` is ``"krylov"``. None: all rows. Residuals that take the whole batch
             keep all. A number under ``optax.inject_hyperparams`` is one more static argument:
             ``static_args=(*STATIC_ARGS, "rows_per_sample")``.
-        chunk_size: As in `scale_by_hig`.
-        spectrum_size: As in `scale_by_hig`.
-        axis_name: As in `scale_by_hig`.
         bad_samples: What becomes of a batch in which a sample has rows or derivatives that are NaN or inf (a
             norm at zero, a degenerate eigenvalue, an input that is NaN). ``"refuse"``: the step is not taken,
             so that nothing is left out in silence; `Spectrum.num_bad_samples` says how many there are.
@@ -301,6 +179,8 @@ def adaptive_hig(
         and Lin, J. Comput. Phys. 516 (2024) 113351: SPRING, the projected momentum and its bounded step.
         Transtrum and Sethna, arXiv:1201.5885 (2012): geodesic acceleration.
     """
+    choices = Choices(exponent, momentum, max_relative_step, patience, min_relative_damping)
+    choices.check()
     settings = Settings(
         residual_fn=residual_fn,
         loss_fn=loss_fn,
@@ -321,31 +201,13 @@ def adaptive_hig(
         bad_samples=bad_samples,
         is_damped=True,
     )
-    chosen = {
-        "exponent": exponent,
-        "momentum": momentum,
-        "max_relative_step": max_relative_step,
-        "patience": patience,
-        "min_relative_damping": min_relative_damping,
-    }
-    for name, value in chosen.items():
-        if isinstance(value, str) and value != "auto":
-            raise ValueError(f"{name} must be a number or 'auto', got {value!r}.")
     positive = ("finite and positive", lambda x: 0 < x < math.inf)
     check_number("init_relative_damping", init_relative_damping, *positive)
-    if not isinstance(momentum, str):
-        check_number("momentum", momentum, "in [0, 1)", lambda x: 0 <= x < 1)
-    if max_relative_step is not None and not isinstance(max_relative_step, str):
-        check_number("max_relative_step", max_relative_step, *positive)
-    if patience is not None and not isinstance(patience, str):
-        check_number("patience", patience, "finite and at least 1", lambda x: 1 <= x < math.inf)
-    if not isinstance(min_relative_damping, str):
-        check_number("min_relative_damping", min_relative_damping, *positive)
     rate_or_schedule = checked_rate(learning_rate)
     has_cut = max_rank is not None or not all(
         isinstance(x, (int, float)) and x == 0 for x in (rtol, atol)
     )
-    is_accelerated = isinstance(exponent, str) and not has_cut
+    may_accelerate = choices.is_auto("exponent") and not has_cut
     has_momentum = not (isinstance(momentum, (int, float)) and momentum == 0)
 
     def init_fn(params: Tree) -> AdaptiveHigState:
@@ -369,146 +231,53 @@ def adaptive_hig(
 
     def numbers_of(state: AdaptiveHigState) -> dict[str, Any]:
         rate = rate_at(rate_or_schedule, state.count)
-        return {"settings": settings.numbers, "recipe": chosen, "rate": rate}
+        return {"settings": settings.numbers, "choices": choices, "rate": rate}
 
     def take_step(
         devices: Devices | None, given: Arguments, columns: Columns
     ) -> tuple[Tree, AdaptiveHigState]:
-        # Nothing but a comparison needs the gradient, which physics with a forward rule only cannot give.
-        has_gradient = given.updates is not None
-        if not has_gradient:
-            given = given._replace(updates=jax.tree.map(no_update, given.params))
         numbers, updates, state, _, _, batch = given
+        choices, rate = numbers["choices"], numbers["rate"]
         sized = settled(dataclasses.replace(settings, **numbers["settings"]), given, devices)
-        at = linearise(sized, columns, batch, devices, state.count)
-        model, work = model_of(loss_fn, at), at.dtype
-        expected = jnp.where(state.accepted, state.trial_loss, state.loss)
-        repeats = count_repeats(state.repeats, model.loss, expected, state.count)
-        is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov")
-        is_steady = is_fixed | (is_accelerated and is_large(at))
-        recipe = _decide(
-            numbers["recipe"], is_steady, rows=at.J.shape[0], columns=columns.view.size
-        )
-        scaling = Scaling(
-            relative_damping=at.relative_damping(state.damping),
-            curvature=model.curvature.astype(work),
-            previous=None if state.momentum is None else columns.vector(state.momentum, work),
-            momentum=jnp.asarray(recipe.momentum, work),
-        )
-        gradient = usable(columns.gradient(updates, work), at)
-        found, path = find_step(
-            dataclasses.replace(sized, exponent=recipe.exponent),
-            at,
-            columns,
-            gradient,
-            model,
-            scaling,
-            is_steady if is_accelerated else None,
-        )
-        found = counted(found, gradient, at)
-        if not has_gradient:
-            found = found._replace(gradient_cosine=None)
-        slope, curvature = path.slope, path.curvature
-        # An overflow of the step is left to us.
-        is_finite = found.is_finite & jnp.all(jnp.isfinite(path.step))
-        is_finite &= jnp.isfinite(model.loss) & are_finite(numbers)
-        is_usable = is_finite & jnp.isfinite(numbers["rate"])
-        if found.gradient_cosine is not None:
-            # NaN where samples were left out that the incoming gradient has: there is nothing to compare.
-            is_usable &= ~(found.gradient_cosine <= 0)
-        step = jnp.where(is_usable, path.step, 0)
-        half = jnp.where(is_usable, path.half, 0)
-
-        rate, plateau = jnp.asarray(numbers["rate"], work), state.plateau
-        least_damping = jnp.asarray(recipe.min_relative_damping, state.damping.dtype)
-        least_damping = jnp.where(jnp.isfinite(least_damping), least_damping, 0)
-        if plateau is not None and recipe.patience is not None:
-            # A fixed batch says nothing of progress: that stays as it was, and steps are whole.
-            is_idle = is_fixed & isinstance(patience, str)
-            seen = plateau.seen(model.loss, recipe.patience)
-            plateau = jax.tree.map(lambda new, old: jnp.where(is_idle, old, new), seen, plateau)
-            used = plateau._replace(scale=jnp.where(is_idle, 1, plateau.scale))
-            rate *= used.scale.astype(work)
-            least_damping = used.least_damping(least_damping)
-        step_norm = jnp.abs(rate) * jnp.linalg.norm(step)
-        share, is_cut = jnp.ones((), work), jnp.zeros((), bool)
-        if recipe.max_relative_step is not None:
-            size = jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(work))) for x in columns.parts))
-            bound = jnp.asarray(recipe.max_relative_step, work) * jnp.maximum(size, 1)
-            bound = jnp.where(is_steady & isinstance(max_relative_step, str), jnp.inf, bound)
-            share, is_cut = share_within(step_norm, bound)
-
-        trial, scale = shorten_until_lower(
-            lambda scale: model.decrease(
-                at.residual.evaluate(
-                    columns.moved(_along(-rate * share * scale, step, half)), sized.chunk_size
-                )
-            ),
-            state.trial_scale.astype(work),
-            is_usable,
-        )
-
-        def promised(factor: Array) -> Array:
-            return factor * slope - jnp.square(factor) / 2 * curvature
-
-        # With nothing to gain at the length that was tried first, that it failed says nothing about lengths.
-        is_lost = is_rounding(promised(rate * share * state.trial_scale.astype(work)), model.loss)
-        scale = jnp.where(is_lost & ~trial.accepted, state.trial_scale.astype(work), scale)
-        share *= trial.scale
-        tried = share
+        seen = see(sized, choices, state, columns, batch, devices, may_accelerate=may_accelerate)
+        found, path = find(sized, seen, state, columns, updates)
+        found = found._replace(is_finite=found.is_finite & are_finite(numbers))
+        is_usable = leads_down(found)
+        path = path.where(is_usable)
+        reached = reach(seen, choices, state, columns, path.step, rate)
+        first = state.trial_scale.astype(path.step.dtype)
+        trial, scale = try_along(seen, columns, path, reached, first, is_usable, sized.chunk_size)
+        tried = reached.share * trial.scale
         damping, gain = next_damping(
             state.damping,
             trial,
-            promised(rate * share),
-            model.loss,
-            least_damping,
-            is_cut,
+            path.promised(reached.rate * tried),
+            seen.model.loss,
+            reached.least_damping,
+            reached.is_cut,
             is_usable,
-            is_steady if is_accelerated else None,
+            seen.is_accelerated,
         )
-        share = jnp.where(trial.accepted, share, 0)
-        new, is_finite = columns.replace(
-            columns.zeros(updates), _along(-rate * share, step, half), is_finite
-        )
-        taken = share * (step + rate * share * half)
-        dtype, momentum = columns.view.highest_dtype, state.momentum
+        share = jnp.where(trial.accepted, tried, 0)
+        factor, momentum = reached.rate * share, state.momentum
+        new, is_finite = columns.replace(columns.zeros(updates), path.at(factor), found.is_finite)
         if momentum is not None:
-            momentum = columns.renewed(momentum, taken, is_usable)
+            momentum = columns.renewed(momentum, share * path.mean(factor), is_usable)
+        dtype = columns.view.highest_dtype
         return new, AdaptiveHigState(
             count=optax.safe_increment(state.count),
             damping=damping.astype(dtype),
             gain_ratio=gain.astype(dtype),
             accepted=trial.accepted,
-            loss=model.loss.astype(dtype),
-            trial_loss=(model.loss - trial.decrease).astype(dtype),
-            step_norm=(tried * step_norm).astype(dtype),
-            is_cut=is_cut,
+            loss=seen.model.loss.astype(dtype),
+            trial_loss=(seen.model.loss - trial.decrease).astype(dtype),
+            step_norm=(tried * reached.norm).astype(dtype),
+            is_cut=reached.is_cut,
             momentum=momentum,
             trial_scale=scale.astype(dtype),
-            plateau=plateau,
-            repeats=repeats,
+            plateau=reached.plateau,
+            repeats=seen.repeats,
             spectrum=report(found, is_finite, spectrum_size, dtype),
         )
 
     return transformation(settings, init_fn, numbers_of, take_step, MADE_BY)
-
-
-def _decide(
-    chosen: Mapping[str, Any], is_steady: Bool[Array, ""], *, rows: int, columns: int
-) -> _Recipe:
-    """The settings on a batch of so many rows: those that were given, and "auto" by `OPEN` or `DECIDED`.
-
-    On a batch that is fixed or large those of `STEADY` that are numbers take their place.
-    """
-    automatic = OPEN if rows < columns else DECIDED
-    numbers = {
-        name: jnp.where(is_steady, getattr(STEADY, name), getattr(automatic, name))
-        for name in ("exponent", "momentum", "min_relative_damping")
-    }
-    given = {name: value for name, value in chosen.items() if not isinstance(value, str)}
-    return automatic._replace(**numbers | given)
-
-
-def _along(factor: Array, step: Array, half: Array) -> Array:
-    """The point of the path -f·step - f²·half at a factor f = -`factor`, to second order along the loss."""
-    return factor * step - jnp.square(factor) * half

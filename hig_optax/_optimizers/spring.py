@@ -11,8 +11,9 @@ from jaxtyping import Array, Int
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments
 from hig_optax._inputs.call import state_dtype, zero_momentum
+from hig_optax._inputs.checks import are_finite, check_number, checked_rate
 from hig_optax._inputs.columns import Columns
-from hig_optax._inputs.settings import Settings, are_finite, check_number, checked_rate
+from hig_optax._inputs.settings import Settings
 from hig_optax._optimizers.control import rate_at, share_within
 from hig_optax._optimizers.report import blank, report
 from hig_optax._optimizers.update import transformation
@@ -80,6 +81,8 @@ def spring(
 
     and the update is -η φ, shortened to `max_step_norm`. Nothing is tried or rejected.
 
+    The settings that are not told here are those of `hig_optax.adaptive_hig`.
+
     Args:
         learning_rate: η, a number or a schedule; dimensionless.
         residual_fn: ``(params, sample) -> rows``, errors whose sum of squares is minimised, as in
@@ -88,14 +91,8 @@ def spring(
         momentum: μ in [0, 1); may be traced.
         max_step_norm: Longest update, in the Euclidean norm of all optimized parameters; may be traced.
             None: no bound.
-        batch_axis: As in `hig_optax.scale_by_hig`.
         mask: As in `hig_optax.hig`: the False leaves are frozen.
-        jacobian: As in `hig_optax.scale_by_hig`.
         solver: As in `hig_optax.scale_by_hig`, but "auto" is the exact solver at any size.
-        num_matvecs: As in `hig_optax.scale_by_hig`.
-        spectrum_size: As in `hig_optax.scale_by_hig`.
-        axis_name: As in `hig_optax.scale_by_hig`.
-        bad_samples: As in `hig_optax.adaptive_hig`.
 
     Under ``optax.inject_hyperparams`` the static arguments are those of `hig_optax.STATIC_ARGS` that there
     are here: ``[name for name in STATIC_ARGS if name in inspect.signature(spring).parameters]``.

@@ -41,6 +41,23 @@ class Path(NamedTuple):
     curvature: Float[Array, ""]
     """See `hig_optax._solvers.formula.Direction`."""
 
+    def at(self, factor: Float[Array, ""]) -> Float[Array, " n"]:
+        """Where it is after this share."""
+        return -factor * self.step - jnp.square(factor) * self.half
+
+    def mean(self, factor: Float[Array, ""]) -> Float[Array, " n"]:
+        """The straight step, uphill, that a share of it takes, divided by that share."""
+        return self.step + factor * self.half
+
+    def promised(self, factor: Float[Array, ""]) -> Float[Array, ""]:
+        """By how much the model of the loss falls up to there."""
+        return factor * self.slope - jnp.square(factor) / 2 * self.curvature
+
+    def where(self, is_usable: Bool[Array, ""]) -> "Path":
+        """The same path, or one that leads nowhere."""
+        step, half = (jnp.where(is_usable, x, 0) for x in (self.step, self.half))
+        return self._replace(step=step, half=half)
+
 
 def accelerated_path(
     at: Linearised,

@@ -2,72 +2,51 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
-
-import jax
-import numpy as np
+from collections.abc import Iterator
+from typing import Any
 
 from hig_optax._devices.devices import Devices
-from hig_optax._devices.mesh import Arguments, Update, on_devices
+from hig_optax._devices.mesh import Arguments, on_devices
 from hig_optax._float64 import target_has_float64
-from hig_optax._inputs.batch import is_array
-from hig_optax._inputs.call import optimized_columns
-from hig_optax._inputs.columns import Columns
-from hig_optax._inputs.settings import Settings, check_number
+from hig_optax._inputs.checks import check_number
+from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.choices import exact_solver
 from hig_optax._planning.cost import cost_of
 from hig_optax._planning.options import Option, Plan, Solver
-from hig_optax._planning.price import sketch_price
+from hig_optax._planning.traced import Call, Seen, look_at, traced_with
 from hig_optax._planning.traffic import collectives
-from hig_optax._solvers.step import find_direction, layout_of
+from hig_optax._solvers.step import find_direction
 from hig_optax._types import ResidualFns, Tree
 
 AUTO_MEMORY = 4 * 2**30
 """Bytes that ``solver="auto"`` keeps a step within, where it can: the same on every machine."""
 
+
 # Below so many entries of J there is nothing to plan, and tracing each choice would lengthen the first call.
 SMALL_JACOBIAN = 2**24
+
 
 # Bytes an entry of the decomposition of a Gram matrix, in float64: itself, overwritten by its eigenvectors,
 # and twice as much of workspace. Where these alone are too many, no chunk is small enough.
 GRAM_BYTES = 24
 
+
 # By how much a step may exceed what is counted: compilers do not keep to the order of a program. Of eleven
 # steps from 9 to 390 MiB the worst but one of 12 MiB took 1.15 times what was counted, the least 0.89.
 MARGIN = 1.25
 
+
 # What the first call of any program adds, code and buffers of libraries: 9 MiB for a step of Adam.
 FIXED = 10 * 2**20
+
 
 # A sketch takes whole steps, products alone a subspace of it: worth several times the operations, but not on
 # Poisson's equation (64 fields of 64 rows, 24896 parameters), where it takes thirty times as many.
 DEAR_SKETCH = 5.0
 
+
 # From one chunk size to the next smaller one that is tried.
 SMALLER = 4
-
-
-class _Layout(NamedTuple):
-    """What decides which options there are; see `hig_optax._jacobian.form.Layout`."""
-
-    shape: tuple[int, int]
-    dtype: Any
-    mode: Literal["reverse", "forward"]
-    number: int
-    may_chunk_products: bool
-    has_custom_vjp: bool
-    devices: int
-    sketch_price: float | None
-    """Operations of a step by a sketch over those by products alone; None without a sketch."""
-
-
-class _Call(NamedTuple):
-    """A call of ``update``."""
-
-    arguments: Arguments
-    evaluate: Callable[[Update, Settings, Arguments], Any]
-    """As `on_devices`."""
 
 
 def plan(
@@ -126,8 +105,8 @@ def plan(
     if memory_budget is not None:
         check_number("memory_budget", memory_budget, "a positive number of bytes", lambda x: x > 0)
     given = Settings(residual_fn=residual_fn, **settings)
-    call = _Call(Arguments({}, params, None, params, None, batch), on_devices)
-    layout = _layout(given, call)
+    call = Call(Arguments({}, params, None, params, None, batch), on_devices)
+    layout = look_at(given, call)
     budget = AUTO_MEMORY if memory_budget is None else memory_budget
     weighed = _weigh(given, call, layout, budget)
     options = tuple(option for option, _ in weighed)
@@ -164,8 +143,8 @@ def settled(settings: Settings, arguments: Arguments, devices: Devices | None) -
     if settings.solver != "auto":
         return settings
     arguments = arguments._replace(numbers={}, state=None)
-    call = _Call(arguments, lambda update, _, arguments: update(devices, arguments))
-    layout = _layout(settings, call)
+    call = Call(arguments, lambda update, _, arguments: update(devices, arguments))
+    layout = look_at(settings, call)
     if (layout.sketch_price or 0) > DEAR_SKETCH and not layout.has_custom_vjp:
         return _with(settings, "krylov", settings.chunk_size)
     if _is_small(settings, layout):
@@ -187,7 +166,7 @@ def _with(settings: Settings, solver: Solver, chunk_size: int | None) -> Setting
     )
 
 
-def _is_small(settings: Settings, layout: _Layout) -> bool:
+def _is_small(settings: Settings, layout: Seen) -> bool:
     return settings.solver == "auto" and math.prod(layout.shape) < SMALL_JACOBIAN
 
 
@@ -201,7 +180,7 @@ def _reason(settings: Settings, chosen: Option, first: Option) -> str:
     return "no exact solver fits; see Spectrum.unsettled for whether num_matvecs is enough"
 
 
-def _solvers(settings: Settings, layout: _Layout) -> tuple[Solver, ...]:
+def _solvers(settings: Settings, layout: Seen) -> tuple[Solver, ...]:
     """Those to choose from, in the order of preference."""
     if settings.solver != "auto":
         return (settings.solver,)
@@ -209,14 +188,12 @@ def _solvers(settings: Settings, layout: _Layout) -> tuple[Solver, ...]:
     return (exact,) if layout.has_custom_vjp else (exact, "krylov")
 
 
-def _possible(settings: Settings, call: _Call, layout: _Layout, budget: int) -> Iterator[Option]:
+def _possible(settings: Settings, call: Call, layout: Seen, budget: int) -> Iterator[Option]:
     for solver in _solvers(settings, layout):
         yield from _options(settings, call, layout, budget, solver)
 
 
-def _weigh(
-    settings: Settings, call: _Call, layout: _Layout, budget: int
-) -> list[tuple[Option, bool]]:
+def _weigh(settings: Settings, call: Call, layout: Seen, budget: int) -> list[tuple[Option, bool]]:
     """All options, the possible ones first, and whether each is possible."""
     wanted = _solvers(settings, layout)
     direct: tuple[Solver, ...] = ("gram", "svd") if target_has_float64() else ("svd",)
@@ -229,11 +206,11 @@ def _weigh(
 
 
 def _options(
-    settings: Settings, call: _Call, layout: _Layout, budget: int, solver: Solver
+    settings: Settings, call: Call, layout: Seen, budget: int, solver: Solver
 ) -> Iterator[Option]:
     """One solver, in smaller and smaller chunks until it fits."""
     for chunk_size in _chunk_sizes(settings, layout, budget, solver):
-        traced = _traced(_with(settings, solver, chunk_size), call, find_direction)
+        traced = traced_with(_with(settings, solver, chunk_size), call, find_direction)
         cost = cost_of(traced)
         peak = FIXED + int(MARGIN * cost.peak_bytes)
         option = Option(solver, chunk_size, cost.flops, peak, collectives(traced))
@@ -243,7 +220,7 @@ def _options(
 
 
 def _chunk_sizes(
-    settings: Settings, layout: _Layout, budget: int, solver: Solver
+    settings: Settings, layout: Seen, budget: int, solver: Solver
 ) -> Iterator[int | None]:
     yield settings.chunk_size
     is_hopeless = solver == "gram" and GRAM_BYTES * min(layout.shape) ** 2 > budget
@@ -255,57 +232,3 @@ def _chunk_sizes(
     while size >= 1:
         yield size
         size //= SMALLER
-
-
-def _layout(settings: Settings, call: _Call) -> _Layout:
-    found = []
-
-    def look(
-        settings: Settings, columns: Columns, updates: Tree, batch: Tree, devices: Devices | None
-    ) -> tuple:
-        del updates
-        at = layout_of(settings, columns, batch, devices)
-        found.append(
-            _Layout(
-                shape=at.shape,
-                dtype=at.dtype,
-                mode=at.ways[0].mode,
-                number=at.number,
-                may_chunk_products=any(way.block.samples.size for way in at.ways),
-                has_custom_vjp=at.residual.has_custom_vjp or at.residual.is_forward_only,
-                devices=1 if devices is None else devices.number,
-                sketch_price=sketch_price(at),
-            )
-        )
-        return ()
-
-    _traced(settings, call, look)
-    return found[-1]
-
-
-def _traced(settings: Settings, call: _Call, fun: Callable) -> Any:
-    """The jaxpr of a function of settings, columns, updates, batch and devices."""
-    leaves, treedef = jax.tree.flatten(call.arguments)
-    are_arrays = [is_array(x) for x in leaves]
-    arrays = [_as_struct(x) for x, yes in zip(leaves, are_arrays, strict=True) if yes]
-
-    def evaluated(devices: Devices | None, given: Arguments) -> Any:
-        columns = optimized_columns(settings, given.params, given.batch, given.all_params)
-        return fun(settings, columns, given.updates, given.batch, devices)
-
-    def traced(arrays: list[Any]) -> Any:
-        remaining = iter(arrays)
-        values = [next(remaining) if yes else x for x, yes in zip(leaves, are_arrays, strict=True)]
-        return call.evaluate(evaluated, settings, jax.tree.unflatten(treedef, values))
-
-    return jax.make_jaxpr(traced)(arrays)
-
-
-def _as_struct(x: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array, and its place on a mesh if it has one."""
-    # Within an update the mesh is known already.
-    sharding = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
-    is_on_mesh = isinstance(sharding, jax.sharding.NamedSharding)
-    # As JAX takes it: NumPy's float64 is float32 in a program without x64.
-    dtype = jax.dtypes.canonicalize_dtype(x.dtype) if isinstance(x, np.ndarray) else x.dtype
-    return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding if is_on_mesh else None)

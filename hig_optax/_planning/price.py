@@ -3,7 +3,7 @@
 import jax
 
 from hig_optax._jacobian.choices import DEFAULT_MATVECS
-from hig_optax._jacobian.form import Layout
+from hig_optax._jacobian.layout import Layout
 from hig_optax._planning.cost import cost_of
 
 # Operations of a derivative along one tangent, or of one pullback, over those of the rows.

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hig_optax._jacobian.algebra import Dense, Jacobian
+from hig_optax._jacobian.algebra import Jacobian
+from hig_optax._jacobian.leaves import Dense
 from hig_optax._jacobian.strips import Condensed
 from hig_optax._solvers import gram, svd
 from hig_optax._solvers.formula import Direction, Numbers, RowBlocks, Scaling

@@ -13,7 +13,8 @@ from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.algebra import Jacobian
 from hig_optax._jacobian.bad_samples import count_unless, without_bad
 from hig_optax._jacobian.choices import DEFAULT_MATVECS, choose_solver, exact_solver
-from hig_optax._jacobian.form import Layout, form, form_products, lay_out
+from hig_optax._jacobian.form import form, form_products
+from hig_optax._jacobian.layout import Layout, lay_out
 from hig_optax._jacobian.rows import Residual, residual_of
 from hig_optax._jacobian.sketch import Sketch, rows_left, shortened, sketch
 from hig_optax._jacobian.strips import Condensed
@@ -33,14 +34,24 @@ class Linearised(NamedTuple):
     J: Jacobian
     """Of all rows, or of those that a sketch leaves."""
     solver: Any
-    count_bad: Callable[[Bool[Array, ""]], Int[Array, ""]]
-    """``whether the step is finite -> how many samples are not``."""
     sketch: Sketch | None = None
+    image: Float[Array, " k"] | None = None
+    """J times ones, where it has to be taken before J is decomposed."""
 
     def kept(self, w: Float[Array, " m"]) -> Float[Array, " k"]:
         """A vector of the row side as J has it: what the sketch leaves of it."""
         w = w.astype(self.dtype)
         return w if self.sketch is None else self.sketch.of(w)
+
+    def num_bad(self, is_finite: Bool[Array, ""]) -> Int[Array, ""]:
+        """How many samples are not finite, where the step may not be."""
+        if self.residual.num_dropped is not None:
+            return self.residual.num_dropped
+        sketched = None if self.sketch is None else self.sketch.residual
+        return count_unless(is_finite, self.y, self._image_of_ones, self.residual, sketched)
+
+    def _image_of_ones(self) -> Float[Array, " k"]:
+        return _of_ones(self.J) if self.image is None else self.image
 
     @property
     def sizes(self) -> RowBlocks:
@@ -141,12 +152,13 @@ def linearise(
     else:
         rows, J = form(short)
 
-    def count_bad(is_finite: Array) -> Array:
-        if residual.num_dropped is not None:
-            return residual.num_dropped
-        return count_unless(is_finite, layout, devices)
+    # A singular value decomposition writes over J: to ask J again would keep a copy of it.
+    image = _of_ones(J) if solver == "svd" else None
+    return Linearised(residual, batch, rows if y is None else y, J, solver, found, image)
 
-    return Linearised(residual, batch, rows if y is None else y, J, solver, count_bad, found)
+
+def _of_ones(J: Jacobian) -> Float[Array, " k"]:
+    return J.matvec(jnp.ones(J.shape[1], J.dtype))
 
 
 def _rows_left(settings: Settings, residual: Residual, columns: Columns) -> tuple[int | None, ...]:
@@ -239,7 +251,7 @@ def counted(found: Direction, gradient: Float[Array, " n"], at: Linearised) -> D
         gradient: The incoming one, as `usable` returns it.
         at: The rows.
     """
-    found = found._replace(num_bad=at.count_bad(found.is_finite))
+    found = found._replace(num_bad=at.num_bad(found.is_finite))
     if at.residual.num_dropped is None:
         return found
     number, gradient_cosine = at.residual.num_dropped, found.gradient_cosine
