@@ -38,7 +38,7 @@ pytest: $(VENV)/dev.stamp
 	HIG_OPTAX_TEST_DEVICES=8 $(BIN)/python -m pytest tests -m devices
 
 notebooks: $(VENV)/dev.stamp
-	HIG_OPTAX_QUICK=1 $(BIN)/python -m pytest --nbmake notebooks -n auto
+	HIG_OPTAX_QUICK=1 JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest --nbmake notebooks -n auto
 
 # Any warning is an error (with --quiet, none would be counted). The check looks at widths in Chromium, if there is one (apt-get install chromium).
 docs: $(VENV)/dev.stamp
@@ -52,7 +52,7 @@ screenshots: docs
 wheel: $(VENV)/dev.stamp
 	$(BIN)/python tests/wheel.py
 
-# A fifth of every table of cases, and all other tests, with the newest releases on the newest interpreter
+# A tenth of every table of cases, and all other tests of the core, with the newest releases on the newest interpreter
 # besides the default one, if there is any.
 test-newest:
 	PYTHON="$(PYTHON)" sh .ci/test-newest

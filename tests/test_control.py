@@ -1,11 +1,19 @@
-"""How the factor on the steps follows the loss of new batches."""
+"""What the next step is told: damping, first length, and the factor that follows the loss of new batches."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax._optimizers.control import DAMPED_FACTOR, LOSS_OF_FACTOR, MIN_FACTOR, Plateau
+from hig_optax._optimizers.control import (
+    DAMPED_FACTOR,
+    LOSS_OF_FACTOR,
+    MIN_FACTOR,
+    Plateau,
+    Trial,
+    next_damping,
+    shorten_until_lower,
+)
 
 
 @jax.jit
@@ -64,3 +72,30 @@ def test_a_loss_without_logarithm_changes_nothing(bad):
     np.testing.assert_array_equal(
         np.delete(factors(spoiled, 100.0), [3, 501, 702]), factors(FALLING, 100.0)
     )
+
+
+@pytest.mark.parametrize(
+    ("gain", "factor"),
+    [(0.95, 1 / 3), (0.76, 1 / 3), (0.7, 1), (0.55, 1), (0.26, 1), (0.24, 3), (0.1, 3)],
+)
+def test_damping_follows_the_gain(gain, factor):
+    trial = Trial(jnp.int32(1), jnp.ones(()), jnp.float32(gain), jnp.array(True))
+    damping, seen = next_damping(
+        jnp.float32(0.01),
+        trial,
+        jnp.ones(()),
+        jnp.ones(()),
+        minimum=jnp.float32(1e-8),
+        is_cut=jnp.array(False),
+        is_usable=jnp.array(True),
+    )
+    np.testing.assert_allclose(seen, gain, rtol=1e-6)
+    np.testing.assert_allclose(damping, 0.01 * factor, rtol=1e-6)
+
+
+def test_what_always_fails_is_tried_at_a_millionth_at_last():
+    scale = jnp.ones(())
+    for _ in range(12):
+        trial, scale = shorten_until_lower(lambda scale: -scale, scale, jnp.array(True))
+        assert not trial.accepted
+    np.testing.assert_allclose(scale, 4.0**-10)

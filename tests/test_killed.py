@@ -68,13 +68,13 @@ def newest_save(folder):
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def test_ten_of_ten_killed_runs_end_alike(start, tmp_path):
+def test_killed_runs_end_alike(start, tmp_path):
     """The loop of the recipe: parameters, optimizer state, key and position."""
     moments = random.Random(0)
     whole, _ = result(start, killed_runs.recipe, tmp_path / "whole")
     assert len(whole) > 15
     beginnings = []
-    for i in range(10):
+    for i in range(4):
         folder, attempts = tmp_path / f"{i}", 0
         while not kill(start, killed_runs.recipe, folder, moments.uniform(0, killed_runs.STEPS)):
             attempts += 1
