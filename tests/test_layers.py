@@ -14,6 +14,7 @@ ORDER = [
     "_shown",
     "_types",
     "_float64",
+    "_decompositions",
     "_moved",
     "_inputs",
     "_devices",

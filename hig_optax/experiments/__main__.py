@@ -28,6 +28,7 @@ from hig_optax.experiments import (
     study,
     sweep,
     trust,
+    watchdog,
 )
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.budget import Budget
@@ -256,6 +257,13 @@ def _trust(options: argparse.Namespace, console: Console) -> None:
     _write(trust.page(options.number), options.to, console)
 
 
+def _watchdog(options: argparse.Namespace, console: Console) -> None:
+    def pieces() -> Iterable[str]:
+        yield watchdog.page(repeat=options.repeat, limit=options.limit, report=console.print)
+
+    _write(pieces(), options.to, console)
+
+
 def _write(pieces: Iterable[str], to: Path, console: Console) -> None:
     if to.is_dir():
         raise ValueError(f"--to must be a page, got the folder {to}.")
@@ -283,6 +291,7 @@ COMMANDS = {
     "list": _list,
     "doctor": _doctor,
     "trust": _trust,
+    "watchdog": _watchdog,
     "bench": _bench,
 }
 

@@ -196,6 +196,20 @@ def _trust(parse: argparse.ArgumentParser) -> None:
     _add_page(parse, "notebooks/TRUST.md")
 
 
+def _watchdog(parse: argparse.ArgumentParser) -> None:
+    parse.add_argument(
+        "--repeat", type=_steps, default=3, metavar="N", help="runs of each program (default: 3)"
+    )
+    parse.add_argument(
+        "--limit",
+        type=_positive,
+        default=60.0,
+        metavar="S",
+        help="seconds after which a run is said to hang, and ended (default: 60)",
+    )
+    _add_page(parse, "notebooks/WATCHDOG.md")
+
+
 def _bench(parse: argparse.ArgumentParser) -> None:
     parse.add_argument(
         "what",
@@ -225,6 +239,7 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None], bo
         _trust,
         False,
     ),
+    "watchdog": ("whether programs with many decompositions at once end", _watchdog, False),
     "bench": ("what a step costs", _bench, True),
 }
 
