@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from hig_optax._devices.devices import Devices
+from hig_optax._eager import while_loop
 from hig_optax._inputs.batch import by_block, sample_axes, split_batch
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.form import Layout
@@ -22,7 +23,7 @@ def count_unless(
         return _sum_of_bad(layout, _finite(layout), devices)
 
     # A loop that is entered only where there is something to count: batched, a conditional would always be.
-    own = jax.lax.while_loop(lambda n: n < 0, count, jnp.where(is_finite, jnp.int32(0), -1))
+    own = while_loop(lambda n: n < 0, count, jnp.where(is_finite, jnp.int32(0), -1))
     return own if devices is None else devices.sum(own)
 
 
