@@ -13,7 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "hig_optax"
 ORDER = [
     "_shown",
     "_types",
+    "_eager",
     "_float64",
+    "_decompositions",
     "_moved",
     "_inputs",
     "_devices",

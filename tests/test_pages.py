@@ -8,7 +8,7 @@ from unittest import mock
 import jax
 import pytest
 
-from hig_optax._optimizers import adaptive
+from hig_optax._optimizers.recipe import DECIDED, OPEN, STEADY
 
 DOCS = Path(__file__).parents[1] / "docs"
 FOLDERS = ("tutorials", "howto", "explanation")
@@ -62,8 +62,8 @@ def test_there_are_pages():
 def test_the_settings_that_auto_stands_for_are_those_of_the_code():
     table = (DOCS / "howto" / "settings.md").read_text().split('## What "auto" means')[1]
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, flags=re.MULTILINE))
-    recipes = (adaptive.OPEN, adaptive.DECIDED, adaptive.STEADY)
-    assert set(rows) == set(adaptive.OPEN._fields)
+    recipes = (OPEN, DECIDED, STEADY)
+    assert set(rows) == set(OPEN._fields)
     for name, cells in rows.items():
         told = [cell.replace(" batches", "").split(";")[0].strip() for cell in cells.split("|")]
         for cell, recipe in zip(told, recipes, strict=True):

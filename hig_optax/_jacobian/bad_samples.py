@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._devices.devices import Devices
+from hig_optax._eager import while_loop
 from hig_optax._inputs.batch import by_block, replaced, sample_axes, split_batch
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.layout import Layout
@@ -42,7 +43,7 @@ def count_unless(
         return sum(bad[1:], bad[0])
 
     # A loop that is entered only where there is something to count: batched, a conditional would always be.
-    return jax.lax.while_loop(lambda n: n < 0, count, jnp.where(is_finite, jnp.int32(0), -1))
+    return while_loop(lambda n: n < 0, count, jnp.where(is_finite, jnp.int32(0), -1))
 
 
 def _are_finite(residual: Residual, w: Float[Array, " m"]) -> list[Bool[Array, " b"]]:

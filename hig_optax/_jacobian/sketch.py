@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from hig_optax._decompositions import qr
 from hig_optax._inputs.batch import Samples
 from hig_optax._inputs.real_view import RealView
 from hig_optax._inputs.residual import Rows
@@ -148,7 +149,7 @@ def _bases(
         vectors = jnp.concatenate([g[None].astype(dtype), moved])
         # In units of their own: the last ones would else be rounding of the first.
         size = jnp.max(jnp.abs(vectors), axis=1, keepdims=True)
-        return jnp.linalg.qr((vectors / jnp.where(size > 0, size, 1)).T)[0]
+        return qr((vectors / jnp.where(size > 0, size, 1)).T)[0]
 
     return mapped(basis, (samples.mapped, g.reshape(-1, r)), samples.size, chunk_size)
 

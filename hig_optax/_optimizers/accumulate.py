@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from hig_optax._eager import cond
 from hig_optax._inputs.batch import check_array, sample_axes
 from hig_optax._inputs.checks import check_choice, check_count
 from hig_optax._inputs.settings import NOT_PASSED, check_passed
@@ -155,7 +156,7 @@ def accumulate(
             waiting = AccumulateState(state.num_waiting + 1, gradient, batches, state.inner_state)
             return jax.tree.map(jnp.zeros_like, updates), waiting
 
-        return jax.lax.cond(state.num_waiting == every - 1, step, wait)
+        return cond(state.num_waiting == every - 1, step, wait)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from hig_optax._eager import while_loop
 from hig_optax._shown import named
 from hig_optax._types import Rate, Scalar
 
@@ -105,7 +106,7 @@ def shorten_until_lower(
 
     shape = jax.eval_shape(decrease_at, scale)
     start = Trial(jnp.int32(0), scale, jnp.zeros(shape.shape, shape.dtype), jnp.zeros((), bool))
-    trial = jax.lax.while_loop(
+    trial = while_loop(
         lambda last: is_usable & ~last.accepted & (last.number < TRIALS), body, start
     )
     following = jnp.where(trial.accepted, trial.scale / SHORTER, trial.scale * SHORTER)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from hig_optax._eager import cond
 from hig_optax._float64 import norm
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
@@ -157,10 +158,10 @@ def find_step(
             found, path = decomposed(condensed)
             return found._replace(slope=None, curvature=None, inverse=None), path
 
-        return jax.lax.cond(is_steady, lambda: solved(condensed), without_inverse)
+        return cond(is_steady, lambda: solved(condensed), without_inverse)
     found, path = decomposed(None)
     inverse = found.inverse
     if inverse is None:  # there is one with "gram" alone
         return found, path
     use = is_steady & found.is_finite
-    return found, jax.lax.cond(use, lambda: accelerated(inverse), lambda: path)
+    return found, cond(use, lambda: accelerated(inverse), lambda: path)

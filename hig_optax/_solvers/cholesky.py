@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from hig_optax._decompositions import cho_solve, cholesky
 from hig_optax._float64 import Wide, float64_island
 from hig_optax._jacobian.algebra import Jacobian
 from hig_optax._jacobian.strips import Condensed
@@ -41,9 +42,7 @@ def factorise(condensed: Condensed, relative_damping: Float[Array, ""]) -> Dampe
         mean = jnp.where(mean > 0, mean, 1)
 
         def factor(damping: Array) -> Array:
-            return jnp.linalg.cholesky(
-                gram + damping * jnp.eye(gram.shape[0], dtype=gram.dtype), symmetrize_input=False
-            )
+            return cholesky(gram + damping * jnp.eye(gram.shape[0], dtype=gram.dtype))
 
         def is_wanted(carry: tuple[Array, Array, Array]) -> Array:
             number, _, L = carry
@@ -66,7 +65,7 @@ def inverse_of(J: Jacobian, damped: Damped) -> Callable[[Float[Array, " m"]], Fl
     """The damped inverse of J, see `damped_inverse`."""
 
     def solve(b: Array, L: Array) -> Array:
-        return jax.scipy.linalg.cho_solve((L, True), b)
+        return cho_solve(L, b)
 
     return damped_inverse(J, damped.unit, solve, damped.L)
 

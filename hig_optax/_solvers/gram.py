@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from hig_optax._decompositions import eigh
 from hig_optax._float64 import Wide, dot, float64_island
 from hig_optax._jacobian.algebra import Jacobian
 from hig_optax._jacobian.strips import Condensed
@@ -188,7 +189,7 @@ def eigen(gram: Float[Array, "r r"], unit: Float[Array, ""]) -> Eigen:
     """
     is_finite = jnp.isfinite(unit)
     gram = jnp.where(is_finite, gram, 0)
-    eigenvalues, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
+    eigenvalues, vectors = eigh(gram)
     # The smallest eigenvalues of a semidefinite matrix come out on either side of zero.
     s = jnp.sqrt(jnp.maximum(eigenvalues[::-1], 0))
     return Eigen(s, vectors[:, ::-1], jnp.where(is_finite, unit, 1), is_finite)

@@ -48,6 +48,11 @@ def krylov_direction(
       what the subspace makes of it is magnified by (small)^(κ-1): with a tenth of x outside (geometric
       spectrum 1 to 1e-1.5, κ=-1/2, 60 products) the direction was 9.5e4 times too long. The image drops that
       part at once, for more products: with 20 the cosine to the exact direction was 0.73 instead of 0.97.
+      What makes less than some 10 ε of the image (σ² counts there, so σ below some 1e-3 σ₁ in float32) is
+      lost in its rounding, and does not come back: the rank is lower then.
+
+    The error is that of `half_inverse_direction`, with the c of ``"svd"``, once all of the row space that
+    counts is in the subspace.
 
     Args:
         J: (m, n), of which products alone are taken, in the dtype of `gradient`.

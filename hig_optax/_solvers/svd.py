@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hig_optax._decompositions import qr, svd
 from hig_optax._devices.devices import Devices
 from hig_optax._float64 import dot
 from hig_optax._jacobian.algebra import Jacobian
@@ -138,8 +139,8 @@ def _tall_svd(A: Float[Array, "k r"], devices: Devices | None) -> tuple[Array, A
     # 1.1e-2 to 8.3e-3 and that of Gauss-Newton from 2.0e-2 to 1.2e-2; the float32 J itself leaves 6.8e-3
     # and 8.7e-3.
     Q, R = _tall_qr(A, devices)
-    P, L = jnp.linalg.qr(R.T)
-    U, s, Vt = jnp.linalg.svd(L.T)
+    P, L = qr(R.T)
+    U, s, Vt = svd(L.T)
     return dot(Q, U), s, dot(Vt, P.T)
 
 
@@ -149,9 +150,9 @@ def _tall_qr(A: Float[Array, "k r"], devices: Devices | None) -> tuple[Array, Ar
     Each device decomposes its own rows. Then devices meet in groups, of two where their number allows, and
     decompose what their triangles are on top of each other, until all have met.
     """
-    Q, R = jnp.linalg.qr(A)
+    Q, R = qr(A)
     for members, stride in devices.stages() if devices is not None else ():
         assert devices is not None
-        of_group, R = jnp.linalg.qr(devices.of_group(R, members, stride))
+        of_group, R = qr(devices.of_group(R, members, stride))
         Q = dot(Q, devices.block_of_group(of_group, members, stride))
     return Q, R

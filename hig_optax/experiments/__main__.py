@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +27,8 @@ from hig_optax.experiments import (
     store,
     study,
     sweep,
+    trust,
+    watchdog,
 )
 from hig_optax.experiments.adjustments import ADJUSTMENTS
 from hig_optax.experiments.budget import Budget
@@ -248,10 +250,25 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
 
 
 def _doctor(options: argparse.Namespace, console: Console) -> None:
-    if options.to.is_dir():
-        raise ValueError(f"--to must be a page, got the folder {options.to}.")
-    store.write_text(options.to, "".join(doctor.page()))
-    console.print(str(options.to), highlight=False, soft_wrap=True)
+    _write(doctor.page(), options.to, console)
+
+
+def _trust(options: argparse.Namespace, console: Console) -> None:
+    _write(trust.page(options.number), options.to, console)
+
+
+def _watchdog(options: argparse.Namespace, console: Console) -> None:
+    def pieces() -> Iterable[str]:
+        yield watchdog.page(repeat=options.repeat, limit=options.limit, report=console.print)
+
+    _write(pieces(), options.to, console)
+
+
+def _write(pieces: Iterable[str], to: Path, console: Console) -> None:
+    if to.is_dir():
+        raise ValueError(f"--to must be a page, got the folder {to}.")
+    store.write_text(to, "".join(pieces))
+    console.print(str(to), highlight=False, soft_wrap=True)
 
 
 def _configure(options: argparse.Namespace) -> None:
@@ -273,6 +290,8 @@ COMMANDS = {
     "picture": _picture,
     "list": _list,
     "doctor": _doctor,
+    "trust": _trust,
+    "watchdog": _watchdog,
     "bench": _bench,
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hig_optax
-from hig_optax.experiments import contest, picture
+from hig_optax.experiments import contest, picture, trust
 
 DEFAULT_METHODS = ("adaptive-hig", "hig", "adam", "gauss-newton")
 QUICK_SECONDS = 1.0
@@ -165,13 +165,32 @@ def _nothing(parse: argparse.ArgumentParser) -> None:
 
 
 def _doctor(parse: argparse.ArgumentParser) -> None:
+    _add_page(parse, "docs/doctor.md")
+
+
+def _trust(parse: argparse.ArgumentParser) -> None:
     parse.add_argument(
-        "--to",
-        type=Path,
-        default=Path("docs/doctor.md"),
-        metavar="PAGE",
-        help="the page to write (default: docs/doctor.md)",
+        "--number",
+        type=_steps,
+        default=trust.NUMBER,
+        metavar="N",
+        help=f"matrices for each solver and dtype, at least (default: {trust.NUMBER})",
     )
+    _add_page(parse, "notebooks/TRUST.md")
+
+
+def _watchdog(parse: argparse.ArgumentParser) -> None:
+    parse.add_argument(
+        "--repeat", type=_steps, default=3, metavar="N", help="runs of each program (default: 3)"
+    )
+    parse.add_argument(
+        "--limit",
+        type=_positive,
+        default=60.0,
+        metavar="S",
+        help="seconds after which a run is said to hang, and ended (default: 60)",
+    )
+    _add_page(parse, "notebooks/WATCHDOG.md")
 
 
 def _bench(parse: argparse.ArgumentParser) -> None:
@@ -198,8 +217,24 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None], bo
     "picture": ("the picture of the README, and one of each problem", _picture, True),
     "list": ("problems, methods and their settings", _nothing, False),
     "doctor": ("runs broken on purpose, and what hig_optax.diagnose says of them", _doctor, False),
+    "trust": (
+        "directions of random matrices with known factors, against their bounds",
+        _trust,
+        False,
+    ),
+    "watchdog": ("whether programs with many decompositions at once end", _watchdog, False),
     "bench": ("what a step costs", _bench, True),
 }
+
+
+def _add_page(parse: argparse.ArgumentParser, default: str) -> None:
+    parse.add_argument(
+        "--to",
+        type=Path,
+        default=Path(default),
+        metavar="PAGE",
+        help=f"the page to write (default: {default})",
+    )
 
 
 def _add_methods(parse: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
@@ -300,7 +335,7 @@ def _count(text: str) -> int:
 
 def _steps(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a positive number of steps, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
     return int(text)
 
 
