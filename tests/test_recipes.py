@@ -46,7 +46,7 @@ def run(path, **settings):
 def test_recipes_learn(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the checkpoints go
     module, losses = run(RECIPES / f"{name}.py")
-    assert losses[-1] < (1e-8 if name in SIMULATORS else 0.1) * losses[0]
+    assert losses[-1] < (1e-6 if name in SIMULATORS else 0.1) * losses[0]
     if name in ("parameter_study", "blocks"):
         assert len(module.TRACES) == 1
 
@@ -56,7 +56,7 @@ def test_the_loops_with_adam_run(name):
     _, losses = run(RECIPES / "adam" / f"{name}.py")
     assert losses[-1] < losses[0]
     if name in SIMULATORS:
-        # Within as many steps those with HIG end at the rounding of the arithmetic.
+        # Within as many steps those with HIG lower it a million times (above).
         assert losses[-1] > 1e-4 * losses[0]
 
 
