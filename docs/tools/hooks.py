@@ -22,6 +22,7 @@ _INCLUDE = re.compile(r"<!-- include (\S+)(?: (\S+))? -->")
 _MARKED = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 _CELL = re.compile(r'(<div[^>]*class="[^"]*jp-RenderedMarkdown.*?</div>)', re.DOTALL)
 _DOLLARS = re.compile(r"\$\$(.+?)\$\$|\$([^$]+?)\$", re.DOTALL)
+_PROSE = re.compile(r"<(p|li)\b.*?</\1>", re.DOTALL)
 _TABLE = re.compile(r"<table.*?</table>", re.DOTALL)
 _CELLS = re.compile(r"(?<=>)[^<>]+(?=<)")  # the text between tags
 _NUMBER = re.compile(r"(?<![\w.])\d[\d.]*e[+-]\d+")
@@ -72,6 +73,7 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
     del config
     output = _MARKED.sub(lambda m: mathml(m[3], m[2] == "["), output)
     output = _CELL.sub(lambda cell: _DOLLARS.sub(_of_dollars, cell[0]), output)
+    output = _PROSE.sub(lambda prose: whole_numbers(prose[0]), output)
     output = _TABLE.sub(lambda table: labelled(table[0]), output)
     if page.file.src_uri.endswith(".ipynb"):
         for alt in descriptions(Path(page.file.abs_src_path)):
@@ -92,11 +94,14 @@ def _of_dollars(found: re.Match) -> str:
     return mathml(found[1] or found[2], found[1] is not None)
 
 
+def whole_numbers(text: str) -> str:
+    """The text with numbers like 1e-5 that do not break at the sign."""
+    return _CELLS.sub(lambda part: _NUMBER.sub(r'<span class="number">\g<0></span>', part[0]), text)
+
+
 def labelled(table: str) -> str:
     """The table with the name of its column on each cell, and numbers that do not break."""
-    table = _CELLS.sub(
-        lambda cell: _NUMBER.sub(r'<span class="number">\g<0></span>', cell[0]), table
-    )
+    table = whole_numbers(table)
     names = [
         re.sub("<.*?>", "", name).strip()
         for name in re.findall(r"<th\b[^>]*>(.*?)</th>", table, re.DOTALL)

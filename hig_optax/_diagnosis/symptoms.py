@@ -111,7 +111,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "`spectrum.rank` is 0, and everything is finite",
         "No row changes with any parameter to first order (dead or saturated units, stop_gradient), or the "
         "cut is above every singular value.",
-        "Look at the closer look's list of parameters without influence; start from smaller weights; lower "
+        "See which parameters the closer look lists as without influence; start from smaller weights; lower "
         "atol.",
     ),
     Symptom(
@@ -197,7 +197,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "hint",
     ),
 )
-"""What `diagnose` looks for, in the order of gravity.
+"""What `diagnose` looks for, the most serious first.
 
 Example:
     >>> import hig_optax

@@ -14,7 +14,7 @@ from hig_optax.experiments.history import History, by_method
 from hig_optax.experiments.methods import METHODS
 from hig_optax.experiments.plan import Overrides, Plan, unusual
 from hig_optax.experiments.report import Report
-from hig_optax.experiments.table import Table, over_seeds, rate_in_words
+from hig_optax.experiments.table import Table, over_seeds, rate_in_words, seeds_in_words
 
 CONTESTANTS = (
     "adaptive-hig",
@@ -123,7 +123,7 @@ def table(problem: problems.Problem, entries: Sequence[Entry], times: Sequence[f
         )
     seeds = sorted({run.request["seed"] for entry in entries for run in entry.runs[-1]})
     first = entries[0].runs[-1][0]
-    spread = f"{'median (range), seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
+    spread = f"{'median (range), seeds' if len(seeds) > 1 else 'seed'} {seeds_in_words(seeds)}"
     others = sorted({e.runs[-1][0].request.get("package", "") for e in entries} - {""})
     note = f"{first.measure_at_start}, {spread}. {machine.describe(first.request['environment'])}"
     if others:

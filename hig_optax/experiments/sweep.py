@@ -13,7 +13,7 @@ from hig_optax.experiments.compare import carry_out
 from hig_optax.experiments.history import History
 from hig_optax.experiments.plan import Plan
 from hig_optax.experiments.report import Report
-from hig_optax.experiments.table import Table, over_seeds
+from hig_optax.experiments.table import Table, over_seeds, seeds_in_words
 from hig_optax.experiments.train import Trainer
 
 Variant = Mapping[str, Any]
@@ -157,7 +157,7 @@ def table(
     said = f"{method}, otherwise as recommended" + (f" but for {told(base)}" if base else "")
     spread = "median (range), seeds" if len(seeds) > 1 else "seed"
     note = (
-        f"{last[0].measure_at_start} of {said}; {spread} {', '.join(map(str, seeds))}. "
+        f"{last[0].measure_at_start} of {said}; {spread} {seeds_in_words(seeds)}. "
         + machine.describe(last[0].request["environment"])
     )
     cells = contest.best_in_bold([[over_seeds(x, ".1e") for x in row] for row in values])

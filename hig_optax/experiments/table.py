@@ -126,6 +126,18 @@ def rate_in_words(settings: Mapping[str, Any]) -> str:
     return "search" if rate is None else f"{rate:g}"
 
 
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """The seeds, as a range where they are many and follow one another.
+
+    Example:
+        >>> seeds_in_words([0, 1, 2]), seeds_in_words(range(10, 20))
+        ('0, 1, 2', '10 to 19')
+    """
+    if len(seeds) > 3 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
 def over_seeds(values: Sequence[float], spec: str) -> str:
     """The median and, of several values, their range.
 

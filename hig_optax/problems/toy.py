@@ -25,7 +25,7 @@ class ToySample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-    """A curve in the plane to fit with seven neurons, one of its components shrunk by a factor.
+    """A curve in the plane to fit with seven neurons, one component shrunk by λ: 0.01, or 1 if balanced.
 
     A network with output (c1, c2) is to learn the curve ŷ(x) = (sin 6x, cos 9x) on [-1, 1], but
     its second output reaches the loss shrunk by a factor λ:

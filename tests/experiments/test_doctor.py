@@ -11,7 +11,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
 
 def test_the_page_has_the_table():
     table = PAGE.split("## Symptoms")[1].split("## Ten broken runs")[0]
-    assert table.strip() == f"In the order of gravity.\n\n{doctor.symptoms()}".strip()
+    assert table.strip() == f"The most serious first.\n\n{doctor.symptoms()}".strip()
     assert PAGE.startswith(doctor.HEAD)
 
 
