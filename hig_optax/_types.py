@@ -87,8 +87,8 @@ class Spectrum(NamedTuple):
 
     rank: Int[Array, ""]
     """How many singular values were kept: those above `cutoff`, at most `max_rank`. int32. -1 where that is
-    not known: `adaptive_hig` solves for its step without a decomposition where the shorter side of J is 512
-    and more. Singular values, cutoff and shares are 0 then, `condition` a lower bound."""
+    not known: `adaptive_hig` solves for its step without a decomposition on batches of 256 samples and
+    more. Singular values, cutoff and shares are 0 then, `condition` a lower bound."""
 
     cutoff: Float[Array, ""]
     """The cut that was used, in the unit of the singular values: the largest of rtol·σ₁, atol and

@@ -50,7 +50,7 @@ def test_it_recovers_and_has_a_floor():
     stuck = np.ones(3000, np.float32)
     f = factors(np.append(stuck, np.exp(-np.arange(3000) / 100, dtype=np.float32)), 50.0)
     np.testing.assert_allclose(f[2999], MIN_FACTOR)
-    np.testing.assert_allclose(f[60] / f[59], 1 - LOSS_OF_FACTOR, rtol=1e-5)
+    np.testing.assert_allclose(f[60] / f[59], 1 - LOSS_OF_FACTOR / 50, rtol=1e-5)
     assert f[-1] > 2 * MIN_FACTOR
 
 

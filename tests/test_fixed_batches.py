@@ -154,7 +154,7 @@ def test_without_singular_values_the_steps_are_the_same(neurons, dtype, monkeypa
     with jax.enable_x64(dtype == jnp.float64):
         monkeypatch.setattr(adaptive_step, "is_large", lambda at: True)
         by_eigenvectors = jax.device_get(first(8))
-        monkeypatch.setattr(steady, "LONG_SIDE", 1)
+        monkeypatch.setattr(steady, "LARGE", 1)
         monkeypatch.setattr(steady, "SOLVED_SIDE", 1)
         by_cholesky = jax.device_get(first(8))
     # Steps magnify the rounding of J, in float32 1e-7 at a condition of some hundreds.
@@ -179,7 +179,7 @@ def test_a_matrix_that_is_not_definite_in_rounding_is_damped_more():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_jacobian_that_is_not_finite_moves_nothing(bad, monkeypatch):
-    monkeypatch.setattr(steady, "LONG_SIDE", 1)
+    monkeypatch.setattr(steady, "LARGE", 1)
     monkeypatch.setattr(steady, "SOLVED_SIDE", 1)
     opt = hig_optax.adaptive_hig(residual)
     w = start(0, 8, jnp.float32)

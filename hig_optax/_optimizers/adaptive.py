@@ -84,20 +84,21 @@ def adaptive_hig(
 
     On mini-batches the trial is no safeguard: every step can lower the loss of its own batch and still raise
     that of all others. What is known of those is the loss of each new batch before the step on it. While that
-    falls, s is 1; where it no longer does, measured over `patience` batches, s shrinks, to 0.001 at last, and
-    the least damping rises from `min_relative_damping` to 1 at s = 0.03, geometrically in s. Both take out
-    the noise that single batches leave in the parameters: a schedule that needs no horizon, for data with
-    noise above all.
+    falls, s is 1; where it no longer does, measured over `patience` batches, s shrinks, by 0.6 e-folds in as
+    many batches, to 0.001 at last, and the least damping rises from `min_relative_damping` to 1 at s = 0.03,
+    geometrically in s. Both take out the noise that single batches leave in the parameters: a schedule that
+    needs no horizon, for data with noise above all.
 
     The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:
 
         m < n    exponent -3/4, momentum 0.95, max_relative_step 0.02, patience 200, min_relative_damping 1e-8
         m >= n   exponent -1/2, momentum 0, no bound, no patience, min_relative_damping 1e-10
-        steady   exponent -1, momentum 0.9, no bound, min_relative_damping 1e-16, patience as above if m < n
+        steady   exponent -1, momentum 0.9, min_relative_damping 1e-16;
+                 large: max_relative_step 0.1, patience 25600 rows, 50 batches at least; fixed: neither
 
-    A batch is steady where it is large, min(m, n) >= 512, or fixed: two steps in a row have found the loss
-    that the one before had left, until one does not; s is 1 then. On a steady batch a step also follows the
-    curve of the rows to second order (geodesic acceleration, one more forward pass), nothing is cut (the
+    A batch is large with 256 samples and min(m, n) >= 256, and fixed where two steps in a row have found the
+    loss that the one before had left, until one does not; s is 1 then. On either a step also follows the
+    curve of the rows to second order (geodesic acceleration, one more forward pass), nothing is cut off (the
     damping alone keeps noise small), and λ is halved after every step that was taken and multiplied by 4 for
     every trial that failed. On a large one the step comes from a Cholesky factor, without singular values:
     `Spectrum.rank` is -1. A number given for one of these settings holds everywhere; one for `exponent`, or a

@@ -135,7 +135,8 @@ def see(
     expected = jnp.where(state.accepted, state.trial_loss, state.loss)
     repeats = count_repeats(state.repeats, model.loss, expected, state.count)
     is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov")
-    is_steady = is_fixed | (may_accelerate and is_large(at))
+    is_large_enough = may_accelerate and is_large(at)
+    is_steady = is_fixed | is_large_enough
     return Seen(
         at,
         model,
@@ -143,7 +144,9 @@ def see(
         is_fixed,
         is_steady,
         is_steady if may_accelerate else None,
-        choices.on(is_steady, rows=at.J.shape[0], columns=columns.view.size),
+        choices.on(
+            is_steady, is_large=is_large_enough, rows=at.J.shape[0], columns=columns.view.size
+        ),
     )
 
 
@@ -237,7 +240,7 @@ def reach(
     if recipe.max_relative_step is not None:
         size = jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(work))) for x in columns.parts))
         bound = jnp.asarray(recipe.max_relative_step, work) * jnp.maximum(size, 1)
-        is_free = seen.is_steady & choices.is_auto("max_relative_step")
+        is_free = seen.is_fixed & choices.is_auto("max_relative_step")
         share, is_cut = share_within(norm, jnp.where(is_free, jnp.inf, bound))
     return Reach(rate, norm, share, is_cut, least, plateau)
 

@@ -27,9 +27,10 @@ MIN_SCALE = SHORTER**10
 # A predicted decrease below so many ε·loss is lost in the rounding of the loss: it says nothing about λ.
 STATIONARY_IN_EPS = 4
 
-# Per step in which the loss does not fall, the factor of the steps loses this share; in others it regains a
-# tenth of it, since what falls while the factor falls may be the noise alone. It is never below the minimum.
-LOSS_OF_FACTOR, GAIN_OF_FACTOR, MIN_FACTOR = 3e-3, 3e-4, 1e-3
+# Over a patience in which the loss does not fall, the factor of the steps loses so many e-folds; in others it
+# regains a tenth of that, since what falls while the factor falls may be the noise alone. It is never below
+# the minimum.
+LOSS_OF_FACTOR, GAIN_OF_FACTOR, MIN_FACTOR = 0.6, 0.06, 1e-3
 # Where the factor is this or less, steps are damped by the mean of σ² at least.
 DAMPED_FACTOR = 0.03
 # The shorter one of the two averages that are compared, as a share of the longer.
@@ -203,7 +204,7 @@ class Plateau(NamedTuple):
         past = averaged(self.past, weight)
         # Before, the averages still hold on to the first batch.
         has_waited = self.num_batches.astype(dtype) * weight >= 1
-        change = jnp.where(recent < past, 1 + GAIN_OF_FACTOR, 1 - LOSS_OF_FACTOR)
+        change = jnp.where(recent < past, 1 + GAIN_OF_FACTOR * weight, 1 - LOSS_OF_FACTOR * weight)
         factor = jnp.clip(self.scale * jnp.where(has_waited, change, 1), MIN_FACTOR, 1)
         after = Plateau(self.num_batches + 1, recent, past, factor.astype(dtype))
         return jax.tree.map(lambda new, old: jnp.where(is_usable, new, old), after, self)

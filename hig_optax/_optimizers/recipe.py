@@ -50,12 +50,16 @@ class Choices(NamedTuple):
         """Whether the setting of this name was left open."""
         return isinstance(getattr(self, name), str)
 
-    def on(self, is_steady: Bool[Array, ""], *, rows: int, columns: int) -> Recipe:
+    def on(self, is_steady: Bool[Array, ""], *, is_large: bool, rows: int, columns: int) -> Recipe:
         """The settings on a batch of so many rows: those that were given, and "auto" by `OPEN` or `DECIDED`.
 
-        On a batch that is fixed or large those of `STEADY` that are numbers take their place.
+        On a batch that is fixed or large those of `STEADY` that are numbers take their place, and on a large
+        one, as long as it changes, a wider bound and a patience in proportion to what its loss can tell.
         """
         automatic = OPEN if rows < columns else DECIDED
+        if is_large:
+            patience = max(LARGE_PATIENCE * SMALL_BATCH / rows, LEAST_PATIENCE)
+            automatic = automatic._replace(max_relative_step=LARGE_STEP, patience=patience)
         numbers = {
             name: jnp.where(is_steady, getattr(STEADY, name), getattr(automatic, name))
             for name in ("exponent", "momentum", "min_relative_damping")
@@ -102,3 +106,12 @@ STEADY = Recipe(
     patience=None,
     min_relative_damping=1e-16,
 )
+
+# Of a large batch that changes. Without a bound the dipole, 16 samples of 28 rows, never left 0.2 (seeds 100
+# to 105, in four of six), and helmholtz with fresh points ended at 5.2e-3 and not at 1.1e-4 (25 s, seed 100);
+# with half of it helmholtz was slow, 7.0e-2.
+LARGE_STEP = 0.1
+# The loss of m rows is known to sqrt(2/m) of it, so that as many rows in all tell whether it falls: 200
+# batches of 128. Of a field read through noise, 256 fresh samples a batch, the error after 12 s was 1.0e-4
+# so, and 3.8e-3 with 200 batches whatever their size.
+LARGE_PATIENCE, SMALL_BATCH, LEAST_PATIENCE = 200.0, 128, 50.0

@@ -17,11 +17,12 @@ from hig_optax._solvers import cholesky, gram
 from hig_optax._solvers.formula import Direction, Scaling
 from hig_optax._solvers.step import Linearised, direction_from
 
-# Shorter side of J from which on singular values are not worth their price: the eigenvectors of 1000 rows
-# take ten times as long as a Cholesky factor. A batch of so many rows is steady even where it changes:
-# with points drawn anew at every step, errors after 30 s fell from 3.0e-4 to 1.0e-4 (poisson-5d, one seed),
-# from 0.33 to 7.1e-4 (helmholtz) and from 3.5e-2 to 1.9e-3 (burgers).
-LONG_SIDE = 512
+# Samples, and shorter side of J, from which on a batch is steady even where it changes, and singular values
+# are not worth their price: the eigenvectors of 1000 rows take ten times as long as a Cholesky factor. With
+# points drawn anew at every step, errors after 30 s fell from 3.0e-4 to 1.0e-4 (poisson-5d, one seed), from
+# 0.33 to 7.1e-4 (helmholtz) and from 3.5e-2 to 1.9e-3 (burgers). Few samples of many rows are another matter:
+# a step that fits 16 of them whole fits no others.
+LARGE = 256
 
 # Shorter side of J from which on a fixed batch, too, is solved by a Cholesky factor and not by eigenvectors:
 # after 10 s poisson-2d (129 parameters) ended at 6.8e-11, not 2.4e-10 (seeds 100 and 101), for a second more
@@ -104,8 +105,8 @@ def accelerated_path(
 
 
 def is_large(at: Linearised) -> bool:
-    """Whether a batch has rows enough for accelerated steps by a Cholesky factor, changing or not."""
-    is_long = min(at.J.shape) >= LONG_SIDE
+    """Whether a batch has samples enough for accelerated steps by a Cholesky factor, changing or not."""
+    is_long = min(*at.J.shape, at.residual.num_parts) >= LARGE
     return is_long and at.solver == "gram" and not at.residual.has_custom_vjp
 
 
