@@ -107,9 +107,8 @@ STEADY = Recipe(
     min_relative_damping=1e-16,
 )
 
-# Of a large batch that changes. Without a bound the dipole, 16 samples of 28 rows, never left 0.2 (seeds 100
-# to 105, in four of six), and helmholtz with fresh points ended at 5.2e-3 and not at 1.1e-4 (25 s, seed 100);
-# with half of it helmholtz was slow, 7.0e-2.
+# Of a large batch that changes. Without a bound helmholtz with fresh points ended at 5.2e-3, with this one at
+# 1.1e-4, and with half of it at 7.0e-2 (25 s, seed 100); the dipole, taken for large, at 0.25 and at 8.3e-8.
 LARGE_STEP = 0.1
 # The loss of m rows is known to sqrt(2/m) of it, so that as many rows in all tell whether it falls: 200
 # batches of 128. Of a field read through noise, 256 fresh samples a batch, the error after 12 s was 1.0e-4
