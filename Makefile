@@ -52,7 +52,7 @@ screenshots: docs
 wheel: $(VENV)/dev.stamp
 	$(BIN)/python tests/wheel.py
 
-# A tenth of every table of cases, and all other tests of the core, with the newest releases on the newest interpreter
+# A tenth of every table of cases, and all other tests of what depends on them, with the newest releases on the newest interpreter
 # besides the default one, if there is any.
 test-newest:
 	PYTHON="$(PYTHON)" sh .ci/test-newest
