@@ -38,21 +38,23 @@ def count_unless(
     """
 
     def count(_: Array) -> Array:
-        of_rows, of_image = _are_finite(residual, y), _are_finite(sketched or residual, image_of())
-        bad = [jnp.sum(~(a & b), dtype=jnp.int32) for a, b in zip(of_rows, of_image, strict=True)]
-        return sum(bad[1:], bad[0])
+        of_rows = _by_sample(residual, jnp.isfinite(y))
+        of_image = _by_sample(sketched or residual, jnp.isfinite(image_of()))
+        return jnp.sum(~(of_rows & of_image), dtype=jnp.int32)
 
     # A loop that is entered only where there is something to count: batched, a conditional would always be.
     return while_loop(lambda n: n < 0, count, jnp.where(is_finite, jnp.int32(0), -1))
 
 
-def _are_finite(residual: Residual, w: Float[Array, " m"]) -> list[Bool[Array, " b"]]:
-    """Which samples (rows, where there are none) have finite entries in a vector of the row side."""
-    pieces = jnp.split(jnp.isfinite(w), np.cumsum([block.size for block in residual.blocks])[:-1])
-    return [
-        jnp.all(piece.reshape(block.total or block.size, -1), axis=1)
-        for piece, block in zip(pieces, residual.blocks, strict=True)
-    ]
+def _by_sample(residual: Residual, marks: Bool[Array, " m"]) -> Bool[Array, " b"]:
+    """Which samples of all blocks (rows, where there are none) have all of their rows marked."""
+    pieces = jnp.split(marks, np.cumsum([block.size for block in residual.blocks])[:-1])
+    return jnp.concatenate(
+        [
+            jnp.all(piece.reshape(block.total or block.size, -1), axis=1)
+            for piece, block in zip(pieces, residual.blocks, strict=True)
+        ]
+    )
 
 
 def without_bad(
@@ -64,7 +66,6 @@ def without_bad(
     values. Where no sample of a block is finite, there is none to copy, and the block is not finite.
     """
     is_kept = [way.are_finite(layout.chunk_size) for way in layout.ways]
-    number = _sum_of_bad(layout, is_kept, devices)
     names = [block.name for block in layout.residual.blocks]
     filled = {
         name: own if axes is None else _filled(own, axes, kept, devices)
@@ -84,26 +85,14 @@ def without_bad(
             for block, kept in zip(layout.residual.blocks, is_kept, strict=True)
         ]
     )
+    marks = layout.residual.gathered(own)
     residual = dataclasses.replace(
         layout.residual,
         blocks=tuple(way.block for way in ways),
-        num_dropped=number if devices is None else devices.sum(number),
-        is_kept=layout.residual.gathered(own),
+        num_dropped=jnp.sum(~_by_sample(layout.residual, marks), dtype=jnp.int32),
+        is_kept=marks,
     )
     return layout._replace(residual=residual, ways=ways), batch
-
-
-def _sum_of_bad(
-    layout: Layout, is_kept: list[Bool[Array, " b"]], devices: Devices | None
-) -> Int[Array, ""]:
-    """How many of this device's samples are not kept, without those that repeat the last one."""
-    number = jnp.int32(0)
-    for block, kept in zip(layout.residual.blocks, is_kept, strict=True):
-        bad = ~kept
-        if devices is not None and block.samples.size is not None:
-            bad &= ~devices.is_padding(block.samples.size, devices.samples_of(block.name))
-        number += jnp.sum(bad, dtype=jnp.int32)
-    return number
 
 
 def _filled(

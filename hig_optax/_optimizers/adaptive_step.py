@@ -101,10 +101,8 @@ class Seen(NamedTuple):
     model: Model
     repeats: Int[Array, ""]
     is_fixed: Bool[Array, ""]
-    is_steady: Bool[Array, ""]
-    """Whether the batch is fixed, or so large that it might be."""
     is_accelerated: Bool[Array, ""] | None
-    """The same; None where the settings keep accelerated steps away."""
+    """Whether the batch is fixed, or large; None where the settings keep accelerated steps away."""
     recipe: Recipe
     """What the settings are on this batch."""
 
@@ -142,7 +140,6 @@ def see(
         model,
         repeats,
         is_fixed,
-        is_steady,
         is_steady if may_accelerate else None,
         choices.on(
             is_steady, is_large=is_large_enough, rows=at.J.shape[0], columns=columns.view.size

@@ -130,28 +130,30 @@ def linearise(
         TypeError: Rows that are not floating-point numbers.
         ValueError: `batch` or the rows do not fit.
     """
-    layout = _layout_of(settings, residual_of(settings, columns, batch, devices), columns)
+    residual, layout = residual_of(settings, columns, batch, devices), None
     if settings.bad_samples == "drop":
+        layout = _layout_of(settings, residual, columns)
         layout, batch = without_bad(layout, settings, batch, devices)
-    residual = layout.residual
+        residual = layout.residual
     if devices is not None and settings.loss_fn is not None:
         batch = devices.whole_batch(batch, settings.batch_axis)
     left = _rows_left(settings, residual, columns)
-    short, y, found = layout, None, None
+    y, found = None, None
     if any(left):
         y = g = residual.evaluate(columns.parts, settings.chunk_size)
         if settings.loss_fn is not None:
             g = jax.grad(loss_of_rows(settings.loss_fn, residual, batch))(y)
         found = sketch(residual, columns.parts, g, left, seed=count, chunk_size=settings.chunk_size)
-        short = _layout_of(settings, found.residual, columns)
-    solver = _solver_of(settings, short.dtype)
+        layout = _layout_of(settings, found.residual, columns)
+    elif layout is None:
+        layout = _layout_of(settings, residual, columns)
+    solver = _solver_of(settings, layout.dtype)
     if solver == "krylov":
         rows, J = form_products(
-            short.residual, columns.parts, chunk_size=settings.chunk_size, dtype=short.dtype
+            layout.residual, columns.parts, chunk_size=settings.chunk_size, dtype=layout.dtype
         )
     else:
-        rows, J = form(short)
-
+        rows, J = form(layout)
     # A singular value decomposition writes over J: to ask J again would keep a copy of it.
     image = _of_ones(J) if solver == "svd" else None
     return Linearised(residual, batch, rows if y is None else y, J, solver, found, image)

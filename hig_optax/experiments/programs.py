@@ -74,7 +74,7 @@ def hig(solver: Any, residual: Any = residual_fn) -> optax.GradientTransformatio
 
 
 def optimizers_in_one_program() -> list[jax.Array]:
-    """optax.GradientTransformationExtraArgss that know nothing of each other, in one compiled program."""
+    """Optimizers that know nothing of each other, in one compiled program."""
     several = [hig("gram"), hig("svd"), hig_optax.adaptive_hig(residual_fn), hig("krylov")]
     problems = [problem(seed) for seed in range(len(several))]
     return jax.jit(
