@@ -107,15 +107,15 @@ def test_two_steps_are_the_formula(exponent, solver):
 @pytest.mark.parametrize(
     ("samples", "recipe"),
     [
-        (2, (-0.75, 0.95, 0.02, 200, 1e-8)),
-        (3, (-0.5, 0.0, None, None, 1e-10)),
+        (2, (-0.75, 0.95, 0.02, 1e-8)),
+        (3, (-0.5, 0.0, None, 1e-10)),
     ],
 )
 def test_auto_goes_by_rows_and_parameters(samples, recipe):
     """Six rows, and nine, for seven parameters."""
     batch = jax.tree.map(lambda x: x[:samples], BATCH)
     automatic = hig_optax.adaptive_hig(residual)
-    names = ("exponent", "momentum", "max_relative_step", "patience", "min_relative_damping")
+    names = ("exponent", "momentum", "max_relative_step", "min_relative_damping")
     spelled = hig_optax.adaptive_hig(residual, **dict(zip(names, recipe, strict=True)))
     found, _, state = train(automatic, PARAMS, 4, batch)
     expected, _, _ = train(spelled, PARAMS, 4, batch)
@@ -173,10 +173,9 @@ def test_noise_in_the_data_is_averaged_out():
         (w, state), _ = jax.jit(lambda start, keys: jax.lax.scan(body, start, keys))(start, keys)
         return float(jnp.sum((scales * (w - 1)) ** 2)), state
 
-    found, state = error(200)
+    found, state = error(20)
     assert state.damping > 0.1
-    # 5.3e-3; 9.6e-3 with short steps that are not damped, 1.35e-2 with neither.
-    assert found < 0.5 * error(None)[0]
+    assert found < 0.5 * error(None)[0], (found, error(None)[0])
 
 
 SIZE = 6

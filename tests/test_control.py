@@ -7,8 +7,9 @@ import pytest
 
 from hig_optax._optimizers.control import (
     DAMPED_FACTOR,
-    LOSS_OF_FACTOR,
+    FADING,
     MIN_FACTOR,
+    SHORT,
     Plateau,
     Trial,
     next_damping,
@@ -17,41 +18,69 @@ from hig_optax._optimizers.control import (
 
 
 @jax.jit
-def factors(losses, patience):
-    """The factor after each of these losses."""
+def factors(losses, slopes, patience):
+    """The factor after each of these batches, whose loss would fall by such a share along the last step."""
 
-    def body(plateau, loss):
-        plateau = plateau.seen(loss, patience)
+    def body(plateau, seen):
+        loss, slope = seen
+        plateau = plateau.seen(loss, slope * loss, patience)
         return plateau, plateau.scale
 
-    return jax.lax.scan(body, Plateau.start(jnp.dtype(jnp.float32)), losses)[1]
+    start = Plateau.start(jnp.dtype(jnp.float32))
+    return jax.lax.scan(body, start, (losses, slopes))[1]
 
 
-NOISE = np.exp(0.3 * np.random.default_rng(0).normal(size=2000)).astype(np.float32)
-FALLING = NOISE * np.exp(-np.arange(2000) / 300).astype(np.float32)
+COUNT = 2000
+STEPS = np.arange(1, COUNT + 1, dtype=np.float32)
+CHANCE = np.random.default_rng(0).normal(size=COUNT).astype(np.float32)
+NOISE = np.exp(0.3 * CHANCE)
+# The slope along the last step, a tenth of the loss by chance.
+SLOPES = 0.1 * np.random.default_rng(1).normal(size=COUNT).astype(np.float32)
 
 
-def test_it_stays_while_the_loss_falls_through_noise():
-    # The lag of the two averages, 160 steps, is half an e-fold here, three times the noise of the shorter.
-    assert factors(FALLING, 200.0).min() > 0.9
+def test_it_stays_while_the_loss_falls_faster_than_noise_is_averaged():
+    """Though the last step was too long for the next batch, by a quarter of its loss."""
+    assert factors(NOISE * STEPS**-2, SLOPES - 0.25, 20.0).min() > 0.7
 
 
-def test_it_falls_where_the_loss_does_not():
-    f = factors(NOISE, 200.0)
-    np.testing.assert_array_equal(f[:200], 1)
-    assert f[-1] < 0.4
-    assert (
-        factors(NOISE[::-1] * np.exp(np.arange(2000) / 500, dtype=np.float32), 200.0)[-1]
-        < 0.03 + 0.01
-    )
+@pytest.mark.parametrize("patience", [10.0, 40.0])
+def test_it_falls_where_steps_are_too_long_for_other_batches(patience):
+    """By the slope, over the patience, once the averages have something to tell."""
+    f = factors(NOISE, SLOPES - 0.25, patience)
+    np.testing.assert_array_equal(f[: int(SHORT)], 1)
+    early = np.log(f[119] / f[19])
+    # 100 batches of a quarter of the loss, and t^(-1/2) from 20 to 120.
+    expected = -100 * 0.25 / patience - FADING * np.log(6)
+    np.testing.assert_allclose(early, expected, atol=0.1 * 100 / patience)
+    assert factors(NOISE, SLOPES + 0.25, patience).min() > 0.7
+
+
+def test_it_fades_where_nothing_tells_of_progress():
+    f = factors(NOISE, SLOPES, 20.0)
+    # t^(-1/2) from 20 on, and the mean of the slopes.
+    expected = np.sqrt(20 / COUNT) * np.exp(SLOPES[20:].sum() / 20)
+    # What chance adds to the power, on one side only, slows it by a third.
+    np.testing.assert_allclose(f[-1], expected, rtol=0.5)
 
 
 def test_it_recovers_and_has_a_floor():
-    stuck = np.ones(3000, np.float32)
-    f = factors(np.append(stuck, np.exp(-np.arange(3000) / 100, dtype=np.float32)), 50.0)
-    np.testing.assert_allclose(f[2999], MIN_FACTOR)
-    np.testing.assert_allclose(f[60] / f[59], 1 - LOSS_OF_FACTOR / 50, rtol=1e-5)
-    assert f[-1] > 2 * MIN_FACTOR
+    slopes = np.repeat([-1.0, 1.0], COUNT // 2).astype(np.float32)
+    f = factors(NOISE, slopes, 10.0)
+    np.testing.assert_allclose(f[COUNT // 2 - 1], MIN_FACTOR)
+    assert f[-1] == 1
+
+
+def test_the_power_of_a_loss_is_told():
+    """Of t⁻ᵖ, by two averages of its logarithm that forget in proportion to t."""
+
+    def power(p):
+        def body(plateau, loss):
+            return plateau.seen(loss, jnp.float32(0), 20.0), None
+
+        start = Plateau.start(jnp.dtype(jnp.float32))
+        return jax.lax.scan(body, start, STEPS**-p)[0].power
+
+    np.testing.assert_allclose([power(p) for p in (0.0, 0.5, 3.0)], [0.0, 0.5, 3.0], atol=0.01)
 
 
 def test_the_least_damping_rises_as_the_factor_falls():
@@ -67,11 +96,14 @@ def test_the_least_damping_rises_as_the_factor_falls():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, -1.0])
-def test_a_loss_without_logarithm_changes_nothing(bad):
-    spoiled = np.insert(FALLING, [3, 500, 700], bad)
-    np.testing.assert_array_equal(
-        np.delete(factors(spoiled, 100.0), [3, 501, 702]), factors(FALLING, 100.0)
-    )
+def test_a_batch_without_logarithm_or_slope_changes_nothing(bad):
+    falling, at = NOISE / STEPS, [3, 500, 700]
+    expected = factors(falling, SLOPES, 20.0)
+    spoiled = factors(np.insert(falling, at, bad), np.insert(SLOPES, at, 0.5), 20.0)
+    np.testing.assert_array_equal(np.delete(spoiled, [3, 501, 702]), expected)
+    if not np.isfinite(bad):
+        spoiled = factors(np.insert(falling, at, 1.0), np.insert(SLOPES, at, bad), 20.0)
+        np.testing.assert_array_equal(np.delete(spoiled, [3, 501, 702]), expected)
 
 
 @pytest.mark.parametrize(

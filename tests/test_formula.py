@@ -21,7 +21,11 @@ def solved(s, previous, *, floor=1e-7):
     )
     numbers = Numbers(exponent=-one, rtol=zero, atol=zero, damping=zero)
     scaling = Scaling(
-        relative_damping=zero, curvature=one, previous=at.previous, momentum=jnp.float32(0.5)
+        relative_damping=zero,
+        curvature=one,
+        previous=at.previous,
+        image=None,
+        momentum=jnp.float32(0.5),
     )
     return solve(at, numbers, scaling, max_rank=None)
 

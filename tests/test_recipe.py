@@ -8,31 +8,29 @@ import pytest
 import hig_optax
 from hig_optax._optimizers.recipe import DECIDED, LARGE_STEP, OPEN, STEADY, Choices
 
-AUTO = Choices(*["auto"] * 5)
+AUTO = Choices(*["auto"] * 4)
 
 
 @pytest.mark.parametrize(("rows", "columns", "expected"), [(100, 200, OPEN), (200, 100, DECIDED)])
 def test_rows_decide_on_a_batch_that_changes(rows, columns, expected):
     found = AUTO.on(jnp.array(False), is_large=False, rows=rows, columns=columns)
     assert found.max_relative_step == expected.max_relative_step
-    assert found.patience == expected.patience
     assert float(found.exponent) == expected.exponent
     assert AUTO.on(jnp.array(True), is_large=False, rows=rows, columns=columns).exponent == -1
 
 
-@pytest.mark.parametrize(("rows", "patience"), [(256, 100), (512, 50), (4096, 50)])
-def test_patience_counts_rows_of_a_large_batch(rows, patience):
+@pytest.mark.parametrize("rows", [256, 4096])
+def test_a_large_batch_has_a_bound_of_its_own(rows):
     found = AUTO.on(jnp.array(True), is_large=True, rows=rows, columns=300)
-    assert found.patience == patience
     assert found.max_relative_step == LARGE_STEP
     np.testing.assert_allclose(found.momentum, STEADY.momentum)
 
 
 def test_what_is_given_holds_on_every_batch():
-    given = AUTO._replace(patience=7, momentum=0.5, max_relative_step=None)
+    given = AUTO._replace(momentum=0.5, max_relative_step=None)
     for is_large in (False, True):
         found = given.on(jnp.array(is_large), is_large=is_large, rows=512, columns=600)
-        assert (found.patience, found.momentum, found.max_relative_step) == (7, 0.5, None)
+        assert (found.momentum, found.max_relative_step) == (0.5, None)
 
 
 @pytest.mark.parametrize(("samples", "rows", "is_large"), [(256, 1, True), (16, 20, False)])

@@ -30,14 +30,14 @@ BLOCKS = {"a": residual, "b": residual}
 W_ONLY = {"w": True, "b": False}
 OTHERS = [
     (
-        adaptive(momentum=0.0),
-        adaptive(),
-        r"got None in state.momentum for {'b': \[\(2,\)\], 'w': \[\(3,\)\]}: momentum was",
+        adaptive(momentum=0.0, patience=None),
+        adaptive(patience=None),
+        r"got None in state.momentum for {'b': \[\(2,\)\], 'w': \[\(3,\)\]}: momentum, or patience, was",
     ),
     (
-        adaptive(),
-        adaptive(momentum=0.0),
-        r"got {'b': \[\(2,\)\], 'w': \[\(3,\)\]} in state.momentum for None: momentum was",
+        adaptive(patience=None),
+        adaptive(momentum=0.0, patience=None),
+        r"got {'b': \[\(2,\)\], 'w': \[\(3,\)\]} in state.momentum for None: momentum, or patience, was",
     ),
     (adaptive(patience=None), adaptive(), "got None in state.plateau for .*: patience was"),
     (adaptive(), adaptive(patience=None), "in state.plateau for None: patience was"),

@@ -39,6 +39,7 @@ class Course:
     is_cut: np.ndarray | None = None
     repeats: np.ndarray | None = None
     plateau_scale: np.ndarray | None = None
+    plateau_power: np.ndarray | None = None
 
     @property
     def steps(self) -> int:
@@ -131,4 +132,5 @@ def _numbers(state: Any) -> dict[str, Any]:
         found |= {name: getattr(state, name) for name in more}
         if state.plateau is not None:
             found["plateau_scale"] = state.plateau.scale
+            found["plateau_power"] = state.plateau.power
     return found

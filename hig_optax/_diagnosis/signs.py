@@ -21,8 +21,10 @@ FLOOR_IN_EPS = 8
 # size that they had at the start.
 FLOOR_OF_ROWS = 30
 FEW = 5
-# By the rates at which it falls and rises that is: the loss fell in few of the last 400 steps.
-PLATEAU = 0.3
+# Steps a tenth as long, while the loss falls more slowly than this power of the number of batches.
+SHORT_STEPS, STANDSTILL = 0.1, 0.1
+# A damping, relative to the mean of σ², that shortens all of a step.
+SHORTENING = 10.0
 MINIMA: tuple[Any, ...] = (
     OPEN.min_relative_damping,
     DECIDED.min_relative_damping,
@@ -93,9 +95,11 @@ def _floor(course: Course) -> Iterator[Sign]:
         return
     assert course.trial_scale is not None
     # A trial that was refused for another reason was never made, and left the loss exactly as it was. One
-    # that was shortened because others had failed may change it by as little anywhere.
+    # that was shortened or damped because others had failed may change it by as little anywhere.
     tried = course.is_finite & (course.gradient_cosine > 0)
     tried &= course.trial_scale >= SHORTER**TRIALS
+    if course.damping is not None:
+        tried &= course.damping <= SHORTENING
     change = np.where(tried, np.abs(course.loss - course.trial_loss), np.inf)
     lost = tried & (change <= FLOOR_IN_EPS * course.eps * np.abs(course.loss))
     last = float(course.loss[-1])
@@ -125,8 +129,10 @@ def _rejected(course: Course) -> Iterator[Sign]:
     rejected = tried & ~course.accepted
     if course.steps >= SEVERAL:
         shows = course.late(rejected).mean() > MOST
-    else:  # every failed step shortens the next one by as much as its trials, and once more
-        shows = bool(rejected[-1]) and course.trial_scale[-1] <= SHORTER ** (2 * TRIALS)
+    else:  # every failed step shortens or damps the next one by as much as its trials
+        is_short = course.trial_scale[-1] <= SHORTER ** (2 * TRIALS)
+        is_damped = course.damping is not None and course.damping[-1] > SHORTENING
+        shows = bool(rejected[-1]) and bool(is_short or is_damped)
     if shows:
         scale = float(course.trial_scale[-1])
         where = f"{course.where(rejected)}; " if course.steps > 1 else "; "
@@ -157,11 +163,15 @@ def _cut(course: Course) -> Iterator[Sign]:
 
 
 def _noise(course: Course) -> Iterator[Sign]:
-    if course.plateau_scale is None or course.plateau_scale[-1] >= PLATEAU:
+    if course.plateau_scale is None or course.plateau_power is None:
         return
-    scale = float(course.plateau_scale[-1])
-    evidence = f"plateau.scale is {scale:.2g}: steps are {scale:.2g} of what they were"
-    yield Sign("noise stops progress", evidence, {"plateau_scale": scale})
+    scale, power = float(course.plateau_scale[-1]), float(course.plateau_power[-1])
+    if scale < SHORT_STEPS and power < STANDSTILL:
+        evidence = (
+            f"plateau.scale is {scale:.2g}, steps are {scale:.2g} of what they were, and plateau.power is "
+            f"{power:.2g}"
+        )
+        yield Sign("noise stops progress", evidence, {"plateau_scale": scale})
 
 
 def _rank(course: Course) -> Iterator[Sign]:

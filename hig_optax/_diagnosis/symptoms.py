@@ -158,7 +158,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "noise stops progress",
-        "`plateau.scale` is below 0.3",
+        "`plateau.scale` is below 0.1 while `plateau.power`, p of a loss that falls as t⁻ᵖ, is below 0.1",
         "The loss of new batches has stopped falling, so the steps were shortened to average the noise of "
         "many batches. With noise in the data that is the end of the run, or near it.",
         "If the loss is not low enough: larger batches, better data, or more parameters. More steps will "

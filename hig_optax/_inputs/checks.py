@@ -115,6 +115,11 @@ def are_finite(numbers: Tree) -> jax.Array:
     return found
 
 
+def is_zero(value: Any) -> bool:
+    """Whether a setting is a plain 0: known while tracing, and to stay so."""
+    return _is_plain(value) and value == 0
+
+
 def _is_plain(value: Any) -> bool:
     is_number = isinstance(value, (int, float, np.floating, np.integer))
     return is_number and not isinstance(value, bool)

@@ -10,7 +10,7 @@ import optax
 from hig_optax._devices.devices import Devices
 from hig_optax._devices.mesh import Arguments
 from hig_optax._inputs.call import state_dtype, zero_momentum
-from hig_optax._inputs.checks import are_finite, check_number, checked_rate
+from hig_optax._inputs.checks import are_finite, check_number, checked_rate, is_zero
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
 from hig_optax._optimizers.adaptive_step import (
@@ -18,11 +18,10 @@ from hig_optax._optimizers.adaptive_step import (
     AdaptiveHigState,
     find,
     leads_down,
-    reach,
     see,
-    try_along,
 )
 from hig_optax._optimizers.control import Plateau, next_damping, rate_at
+from hig_optax._optimizers.reach import reach, try_along
 from hig_optax._optimizers.recipe import OPEN, Auto, Choices
 from hig_optax._optimizers.report import blank, report
 from hig_optax._optimizers.update import transformation
@@ -48,7 +47,7 @@ def adaptive_hig(
     init_relative_damping: Scalar = 1e-2,
     momentum: Scalar | Auto = "auto",
     max_relative_step: Scalar | Auto | None = "auto",
-    patience: Scalar | Auto | None = "auto",
+    patience: Scalar | None = 20.0,
     min_relative_damping: Scalar | Auto = "auto",
     rtol: Scalar = 0.0,
     atol: Scalar = 0.0,
@@ -83,18 +82,20 @@ def adaptive_hig(
     was cut to its bound, where the promise is below the rounding of the loss, and in [least damping, 1e6].
 
     On mini-batches the trial is no safeguard: every step can lower the loss of its own batch and still raise
-    that of all others. What is known of those is the loss of each new batch before the step on it. While that
-    falls, s is 1; where it no longer does, measured over `patience` batches, s shrinks, by 0.6 e-folds in as
-    many batches, to 0.001 at last, and the least damping rises from `min_relative_damping` to 1 at s = 0.03,
-    geometrically in s. Both take out the noise that single batches leave in the parameters: a schedule that
-    needs no horizon, for data with noise above all.
+    that of all others. What is known of those is each new batch before the step on it: its loss, and the
+    slope of that along the last step. Where the slope says that the last step was too long for samples that
+    it was not fitted to, s shrinks, by up to one e-fold in `patience` batches; where it was too short, s
+    grows, up to 1. Against this stands progress: where the loss falls as t⁻ᵖ in t batches, p - 1 counts as
+    much as a slope of that share of the loss, and for p = 0 s falls as t^(-1/2) by itself. The least damping
+    rises from `min_relative_damping` to 1 at s = 0.01, geometrically in s. Both take out the noise that
+    single batches leave in the parameters: a schedule that needs no horizon.
 
     The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:
 
-        m < n    exponent -3/4, momentum 0.95, max_relative_step 0.02, patience 200, min_relative_damping 1e-8
-        m >= n   exponent -1/2, momentum 0, no bound, no patience, min_relative_damping 1e-10
+        m < n    exponent -3/4, momentum 0.95, max_relative_step 0.02, min_relative_damping 1e-8
+        m >= n   exponent -1/2, momentum 0, no bound, min_relative_damping 1e-10
         steady   exponent -1, momentum 0.9, min_relative_damping 1e-16;
-                 large: max_relative_step 0.1, patience 25600 rows, 50 batches at least; fixed: neither
+                 large: max_relative_step 0.1; fixed: no bound
 
     A batch is large with 256 samples and min(m, n) >= 256, and fixed where two steps in a row have found the
     loss that the one before had left, until one does not; s is 1 then. On either a step also follows the
@@ -126,8 +127,8 @@ def adaptive_hig(
         max_relative_step: Longest step, after the learning rate, as a share of the Euclidean norm of all
             optimized parameters; that norm counts as 1 where it is less, so that parameters can start from
             zero. May be traced. None: no bound.
-        patience: Number of batches over which the loss must have fallen for s not to shrink, at least 1; may
-            be traced. None: s = 1.
+        patience: Number of batches, at least 1, in which s may shrink or grow by one e-fold; a quarter of
+            it on large batches, which tell more. May be traced. None: s = 1.
         min_relative_damping: Least λ > 0 over the mean of σ² while s = 1; may be traced.
         rtol: As in `scale_by_hig`. The damping takes its place, so that 0 (the noise floor alone) is enough.
         mask: As in `hig`: the False leaves are frozen.
@@ -178,9 +179,11 @@ def adaptive_hig(
         Schnell, Holl and Thuerey, Half-Inverse Gradients for Physical Deep Learning, ICLR 2022: the
         direction. Marquardt, SIAM J. Appl. Math. 11 (1963) 431: damping by success. Goldshlager, Abrahamsen
         and Lin, J. Comput. Phys. 516 (2024) 113351: SPRING, the projected momentum and its bounded step.
-        Transtrum and Sethna, arXiv:1201.5885 (2012): geodesic acceleration.
+        Chee and Toulis, Convergence diagnostics for stochastic gradient descent with constant step size
+        (2019): what successive gradients say of the length of steps. Transtrum and Sethna, arXiv:1201.5885
+        (2012): geodesic acceleration.
     """
-    choices = Choices(exponent, momentum, max_relative_step, patience, min_relative_damping)
+    choices = Choices(exponent, momentum, max_relative_step, min_relative_damping)
     choices.check()
     settings = Settings(
         residual_fn=residual_fn,
@@ -204,12 +207,13 @@ def adaptive_hig(
     )
     positive = ("finite and positive", lambda x: 0 < x < math.inf)
     check_number("init_relative_damping", init_relative_damping, *positive)
+    if patience is not None:
+        check_number("patience", patience, "finite and at least 1", lambda x: 1 <= x < math.inf)
     rate_or_schedule = checked_rate(learning_rate)
-    has_cut = max_rank is not None or not all(
-        isinstance(x, (int, float)) and x == 0 for x in (rtol, atol)
-    )
+    has_cut = max_rank is not None or not (is_zero(rtol) and is_zero(atol))
     may_accelerate = choices.is_auto("exponent") and not has_cut
-    has_momentum = not (isinstance(momentum, (int, float)) and momentum == 0)
+    has_momentum = not is_zero(momentum)
+    keeps_last = has_momentum or patience is not None
 
     def init_fn(params: Tree) -> AdaptiveHigState:
         dtype = state_dtype(settings, params)
@@ -223,7 +227,7 @@ def adaptive_hig(
             trial_loss=jnp.zeros((), dtype),
             step_norm=jnp.zeros((), dtype),
             is_cut=jnp.zeros((), bool),
-            momentum=zero_momentum(settings, params) if has_momentum else None,
+            momentum=zero_momentum(settings, params) if keeps_last else None,
             trial_scale=jnp.ones((), dtype),
             plateau=None if patience is None else Plateau.start(dtype),
             repeats=jnp.zeros((), jnp.int32),
@@ -232,7 +236,12 @@ def adaptive_hig(
 
     def numbers_of(state: AdaptiveHigState) -> dict[str, Any]:
         rate = rate_at(rate_or_schedule, state.count)
-        return {"settings": settings.numbers, "choices": choices, "rate": rate}
+        return {
+            "settings": settings.numbers,
+            "choices": choices,
+            "rate": rate,
+            "patience": patience,
+        }
 
     def take_step(
         devices: Devices | None, given: Arguments, columns: Columns
@@ -240,12 +249,13 @@ def adaptive_hig(
         numbers, updates, state, _, _, batch = given
         choices, rate = numbers["choices"], numbers["rate"]
         sized = settled(dataclasses.replace(settings, **numbers["settings"]), given, devices)
-        seen = see(sized, choices, state, columns, batch, devices, may_accelerate=may_accelerate)
+        allowed = {"may_accelerate": may_accelerate, "has_momentum": has_momentum}
+        seen = see(sized, choices, state, columns, batch, devices, **allowed)
         found, path = find(sized, seen, state, columns, updates)
         found = found._replace(is_finite=found.is_finite & are_finite(numbers))
         is_usable = leads_down(found)
         path = path.where(is_usable)
-        reached = reach(seen, choices, state, columns, path.step, rate)
+        reached = reach(seen, choices, state, columns, path.step, rate, numbers["patience"])
         first = state.trial_scale.astype(path.step.dtype)
         trial, scale = try_along(seen, columns, path, reached, first, is_usable, sized.chunk_size)
         tried = reached.share * trial.scale

@@ -27,14 +27,16 @@ MIN_SCALE = SHORTER**10
 # A predicted decrease below so many ε·loss is lost in the rounding of the loss: it says nothing about λ.
 STATIONARY_IN_EPS = 4
 
-# Over a patience in which the loss does not fall, the factor of the steps loses so many e-folds; in others it
-# regains a tenth of that, since what falls while the factor falls may be the noise alone. It is never below
-# the minimum.
-LOSS_OF_FACTOR, GAIN_OF_FACTOR, MIN_FACTOR = 0.6, 0.06, 1e-3
+# Where the loss falls faster than t⁻¹ in t batches, as no mean over noise does, longer steps are worth more
+# than what they overshoot on the next batch. Where it does not fall at all, the factor falls as t^(-1/2) by
+# itself: near the noise the slope along a step is a thousandth of the loss, which hundreds of batches do not
+# tell from chance. With t⁻¹, a field read through noise (fresh samples, 64 a batch) ended 2.7 times higher,
+# without it noisy-field 3 times. The power of t is told by two averages of log loss, over the latter quarter
+# and twentieth of the batches, from so many on.
+NATURAL_POWER, FADING, LONG, SHORT = 1.0, 0.5, 4.0, 20.0
+MIN_FACTOR = 1e-3
 # Where the factor is this or less, steps are damped by the mean of σ² at least.
-DAMPED_FACTOR = 0.03
-# The shorter one of the two averages that are compared, as a share of the longer.
-SHORT_AVERAGE = 1 / 5
+DAMPED_FACTOR = 0.01
 
 
 # A batch counts as fixed once so many steps in a row have found the loss that the one before had left: up to
@@ -155,14 +157,14 @@ def next_damping(
 
 
 class Plateau(NamedTuple):
-    """Whether the loss of fresh batches falls, and the factor on the steps that follows from it."""
+    """What new batches say of the last steps, and the factor on the next that follows from it."""
 
     num_batches: Int[Array, ""]
-    """Number of batches seen, int32."""
+    """Number t of batches seen, int32."""
     recent: Float[Array, ""]
-    """Average of log loss over some patience/5 batches."""
+    """Average of log loss over some t/20 batches."""
     past: Float[Array, ""]
-    """Average of log loss over some patience batches: where that is lower, the loss does not fall."""
+    """Average of log loss over some t/4 batches."""
     scale: Float[Array, ""]
     """Factor on the steps, in [0.001, 1]; 1 at first."""
 
@@ -170,7 +172,7 @@ class Plateau(NamedTuple):
         return named(self)
 
     def least_damping(self, minimum: Float[Array, ""]) -> Float[Array, ""]:
-        """The least damping, relative to the mean of σ²: `minimum` at a factor of 1, 1 at 0.03 and below.
+        """The least damping, relative to the mean of σ²: `minimum` at a factor of 1, 1 at 0.01 and below.
 
         In between it is geometric. Short steps average the noise of many batches, but along small σ, damped
         by the minimum alone, that noise is so large that the average is no better: a network that read noisy
@@ -184,27 +186,48 @@ class Plateau(NamedTuple):
         """Before the first batch."""
         return cls(jnp.int32(0), jnp.zeros((), dtype), jnp.zeros((), dtype), jnp.ones((), dtype))
 
-    def seen(self, loss: Float[Array, ""], patience: Scalar) -> "Plateau":
-        """With the loss of one more batch, before the step on it.
+    @property
+    def power(self) -> Float[Array, ""]:
+        """p, where the loss falls as t⁻ᵖ: averages that forget in proportion to t differ by a share of it."""
+        return (self.past - self.recent) / (1 / LONG - 1 / SHORT)
 
-        As long as the batches change it is a loss of samples to which the last steps were not fitted, and so,
-        unlike the loss after a step, it tells progress from noise, at no cost. A loss that is not positive
-        or not finite changes nothing, nor does a patience that is none.
+    def seen(self, loss: Float[Array, ""], slope: Float[Array, ""], patience: Scalar) -> "Plateau":
+        """After one more batch, as it was before the step on it.
+
+        The last step was not fitted to these samples, so that the slope of their loss along it is that of all
+        samples, but for chance: where it is positive the step was too short for them, where it is negative
+        too long. A step that brings the least loss at once is too short in the long run, which is why
+        progress stands against it.
+
+        Args:
+            loss: Of the batch. Not positive or not finite: nothing changes.
+            slope: By how much it would fall if the last step, before the factor, were taken once more, to
+                first order.
+            patience: Batches in which the factor may change e-fold. None of them, or NaN: nothing changes.
+
+        References:
+            Chee and Toulis, Convergence diagnostics for stochastic gradient descent with constant step size
+            (2019): steps are too long where successive gradients point apart. Wu, Ren, Liao and
+            Grosse, Understanding short-horizon bias in stochastic meta-optimization, arXiv:1803.02021: what
+            rates that serve the next step alone lose later.
         """
         dtype = self.recent.dtype
-        is_usable = jnp.isfinite(loss) & (loss > 0) & jnp.isfinite(patience)
-        x = jnp.log(jnp.where(is_usable, loss, 1)).astype(dtype)
-        weight = 1 / jnp.maximum(jnp.asarray(patience, dtype), 1)
-        is_first = self.num_batches == 0
+        is_usable = jnp.isfinite(loss) & (loss > 0) & jnp.isfinite(slope) & jnp.isfinite(patience)
+        loss = jnp.where(is_usable, loss, 1)
+        x, number = jnp.log(loss).astype(dtype), optax.safe_increment(self.num_batches)
+        t = number.astype(dtype)
 
-        def averaged(average: Array, weight: Array) -> Array:
-            return jnp.where(is_first, x, average + weight * (x - average))
+        def averaged(average: Array, share: float) -> Array:
+            return average + jnp.minimum(share / t, 1) * (x - average)
 
-        recent = averaged(self.recent, jnp.minimum(weight / SHORT_AVERAGE, 1))
-        past = averaged(self.past, weight)
-        # Before, the averages still hold on to the first batch.
-        has_waited = self.num_batches.astype(dtype) * weight >= 1
-        change = jnp.where(recent < past, 1 + GAIN_OF_FACTOR * weight, 1 - LOSS_OF_FACTOR * weight)
-        factor = jnp.clip(self.scale * jnp.where(has_waited, change, 1), MIN_FACTOR, 1)
-        after = Plateau(self.num_batches + 1, recent, past, factor.astype(dtype))
+        after = self._replace(
+            num_batches=number, recent=averaged(self.recent, SHORT), past=averaged(self.past, LONG)
+        )
+        left = jnp.clip(slope / loss, -1, 1).astype(dtype)
+        lead = after.power - NATURAL_POWER
+        told = jnp.clip(left + jnp.maximum(lead, 0), -1, 1)
+        change = told / jnp.maximum(jnp.asarray(patience, dtype), 1)
+        change = jnp.where(t > SHORT, change + FADING * jnp.clip(lead, -1, 0) / t, 0)
+        factor = jnp.clip(self.scale * jnp.exp(change), MIN_FACTOR, 1).astype(dtype)
+        after = after._replace(scale=factor)
         return jax.tree.map(lambda new, old: jnp.where(is_usable, new, old), after, self)

@@ -19,7 +19,6 @@ class Recipe(NamedTuple):
     exponent: Scalar
     momentum: Scalar
     max_relative_step: Scalar | None
-    patience: Scalar | None
     min_relative_damping: Scalar
 
 
@@ -29,7 +28,6 @@ class Choices(NamedTuple):
     exponent: Scalar | Auto
     momentum: Scalar | Auto
     max_relative_step: Scalar | Auto | None
-    patience: Scalar | Auto | None
     min_relative_damping: Scalar | Auto
 
     def check(self) -> None:
@@ -54,12 +52,11 @@ class Choices(NamedTuple):
         """The settings on a batch of so many rows: those that were given, and "auto" by `OPEN` or `DECIDED`.
 
         On a batch that is fixed or large those of `STEADY` that are numbers take their place, and on a large
-        one, as long as it changes, a wider bound and a patience in proportion to what its loss can tell.
+        one, as long as it changes, a wider bound.
         """
         automatic = OPEN if rows < columns else DECIDED
         if is_large:
-            patience = max(LARGE_PATIENCE * SMALL_BATCH / rows, LEAST_PATIENCE)
-            automatic = automatic._replace(max_relative_step=LARGE_STEP, patience=patience)
+            automatic = automatic._replace(max_relative_step=LARGE_STEP)
         numbers = {
             name: jnp.where(is_steady, getattr(STEADY, name), getattr(automatic, name))
             for name in ("exponent", "momentum", "min_relative_damping")
@@ -72,19 +69,17 @@ RANGES: Mapping[str, tuple[str, Any]] = {
     "exponent": ("a finite number", math.isfinite),
     "momentum": ("in [0, 1)", lambda x: 0 <= x < 1),
     "max_relative_step": ("finite and positive", lambda x: 0 < x < math.inf),
-    "patience": ("finite and at least 1", lambda x: 1 <= x < math.inf),
     "min_relative_damping": ("finite and positive", lambda x: 0 < x < math.inf),
 }
-OPTIONAL = ("max_relative_step", "patience")
+OPTIONAL = ("max_relative_step",)
 
 # What "auto" means. A batch with fewer rows than there are parameters leaves most of them open: what earlier
-# batches said of them is carried on, and a bound and patience keep one batch from deciding too much. One with
-# more rows decides them all, and there the same precautions cost decades (see ADAPTIVE.md, the notebooks').
+# batches said of them is carried on, and a bound keeps one batch from deciding too much. One with more rows
+# decides them all, and there the same precautions cost decades (see ADAPTIVE.md, the notebooks').
 OPEN = Recipe(
     exponent=-0.75,
     momentum=0.95,
     max_relative_step=0.02,
-    patience=200,
     # Batches fitted one at a time are fitted as promised, so that the damping ends at its minimum. With
     # 1e-10 the loss of the nonlinear oscillators in float32 rose again by two decades, in a slow drift along
     # what is rounding in J; with 1e-6 it fell less far.
@@ -94,7 +89,6 @@ DECIDED = Recipe(
     exponent=-0.5,
     momentum=0.0,
     max_relative_step=None,
-    patience=None,
     min_relative_damping=1e-10,
 )
 # And on a batch that stays the same nothing is noise, on a large one little: there the full inverse converges
@@ -103,14 +97,11 @@ STEADY = Recipe(
     exponent=-1.0,
     momentum=0.9,
     max_relative_step=None,
-    patience=None,
     min_relative_damping=1e-16,
 )
 
-# Of a large batch that changes. Without a bound helmholtz with fresh points ended at 5.2e-3, with this one at
+# The bound on a large batch that changes. Without it helmholtz with fresh points ended at 5.2e-3, with it at
 # 1.1e-4, and with half of it at 7.0e-2 (25 s, seed 100); the dipole, taken for large, at 0.25 and at 8.3e-8.
 LARGE_STEP = 0.1
-# The loss of m rows is known to sqrt(2/m) of it, so that as many rows in all tell whether it falls: 200
-# batches of 128. Of a field read through noise, 256 fresh samples a batch, the error after 12 s was 1.0e-4
-# so, and 3.8e-3 with 200 batches whatever their size.
-LARGE_PATIENCE, SMALL_BATCH, LEAST_PATIENCE = 200.0, 128, 50.0
+# And how much more than a small one it tells of the length of the last step, by which patience is divided.
+LARGE_TELLS = 4

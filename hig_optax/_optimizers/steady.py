@@ -86,8 +86,9 @@ def accelerated_path(
     if scaling.previous is None:
         step = inverse(rho)
     else:
+        assert scaling.image is not None
         p = scaling.momentum * scaling.previous
-        step = p + inverse(rho - at.J.matvec(p))
+        step = p + inverse(rho - scaling.momentum * scaling.image)
     tangent = columns.split(step)
 
     def slope(parts: tuple[Array, ...]) -> Array:

@@ -33,6 +33,8 @@ class Scaling(NamedTuple):
     step is zero but for what is kept of the previous one."""
     previous: Float[Array, " n"] | None
     """The last step, of which the rows' own part is replaced and `momentum` times the rest is kept."""
+    image: Float[Array, " m"] | None
+    """J times that."""
     momentum: Float[Array, ""]
     """Share in [0, 1) of it."""
 

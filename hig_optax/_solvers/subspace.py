@@ -164,8 +164,8 @@ def krylov_step(
     h = jnp.where(scaling.curvature > 0, scaling.curvature, 0)
     p, Jp, ahead = jnp.zeros_like(gradient), jnp.zeros_like(cotangent), cotangent
     if scaling.previous is not None:
-        p = scaling.momentum * scaling.previous
-        Jp = J.matvec(p)
+        assert scaling.image is not None
+        p, Jp = scaling.momentum * scaling.previous, scaling.momentum * scaling.image
         ahead = cotangent - h * Jp
     found = krylov_direction(
         J, gradient, ahead, relative_damping=scaling.relative_damping, **settings

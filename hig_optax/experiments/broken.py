@@ -220,7 +220,7 @@ def noise_in_the_data() -> Run:
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(2), i), (SAMPLES, 2))
         return batch | {"target": batch["target"] + noise / 2}
 
-    opt = hig_optax.adaptive_hig(error, patience=50)
+    opt = hig_optax.adaptive_hig(error)
     return train(opt, error, squares(error), noisy, steps=2000)
 
 

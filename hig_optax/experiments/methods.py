@@ -149,7 +149,7 @@ _ADAPTIVE = {
     "init_relative_damping": 1e-2,
     "momentum": "auto",
     "max_relative_step": "auto",
-    "patience": "auto",
+    "patience": 20.0,
     "min_relative_damping": "auto",
 }
 _FIRST_ORDER = {"batch_size": 256, "learning_rate": 1e-3, "schedule": "constant"}
