@@ -38,7 +38,7 @@ def shapes(samples, hidden=64, out=4):
 
 def test_settings_have_the_defaults_of_the_optimizer():
     # The others are those of some optimizers only.
-    others = ("residual_fn", "is_damped", "rows_per_sample")
+    others = ("residual_fn", "is_damped", "may_hold", "rows_per_sample")
     own = {f.name: f.default for f in dataclasses.fields(Settings) if f.name not in others}
     signature = inspect.signature(hig_optax.scale_by_hig)
     assert own == {n: p.default for n, p in signature.parameters.items() if n != "residual_fn"}

@@ -11,7 +11,7 @@ from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.rows import residual_of
 from hig_optax._jacobian.sketch import rows_left
-from hig_optax._planning.price import sketch_price
+from hig_optax._planning.price import price_of
 from hig_optax._solvers.step import layout_of
 
 ALIKE = {"momentum": 0.5, "max_relative_step": None, "patience": None, "min_relative_damping": 1e-9}
@@ -207,7 +207,7 @@ def test_a_sketch_that_is_dear_gives_way_to_products():
 
     def price(fun):
         settings = Settings(residual_fn=fun, rows_per_sample="auto", is_damped=True)
-        return sketch_price(layout_of(settings, Columns.of(p, None), batch))
+        return price_of(layout_of(settings, Columns.of(p, None), batch))
 
     assert price(cheap) > 20
     assert price(dear) < 5

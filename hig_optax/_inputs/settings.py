@@ -82,6 +82,8 @@ class Settings:
     bad_samples: BadSamples = "refuse"
     is_damped: bool = False
     """Whether every step is damped by more than the noise of a Gram matrix, as adaptive ones are."""
+    may_hold: bool = False
+    """Whether ``"krylov"`` was chosen by price alone, so that J may be held for a step that is worth it."""
 
     @property
     def numbers(self) -> dict[str, Any]:

@@ -104,8 +104,12 @@ def adaptive_hig(
     every trial that failed. On a large one the step comes from a Cholesky factor, without singular values:
     `Spectrum.rank` is -1. A number given for one of these settings holds everywhere; one for `exponent`, or a
     cut (`rtol`, `atol`, `max_rank`, also traced ones), keeps the acceleration and this rule of λ away, and
-    brings the spectrum back. ``"krylov"`` has none of it. For a float64 J, ``solver="auto"`` is ``"gram"``
-    here: the damping is above the noise of a Gram matrix.
+    brings the spectrum back. ``"krylov"`` has none of it.
+
+    ``solver="auto"`` goes by price here. Where a step by J takes five times more operations than one by 20
+    products with it, it is ``"krylov"``, and J is decomposed only on a batch that is fixed, or large while s
+    is above 1/2. A residual that takes the whole batch is taken for one of fixed batches. Else it is
+    ``"gram"``, for a float64 J as well: the damping is above the noise of a Gram matrix.
 
     The settings that are not told here are those of `scale_by_hig`.
 
@@ -139,8 +143,8 @@ def adaptive_hig(
             its rows can do, drawn anew in every step, where the gradient stays exact, and so do loss and
             trial. The rows of one trajectory say much the same, and J of all of them is dear. "auto": some
             128 for the whole batch, and 8 for each sample at least, where that is at most half of a sample's
-            rows and a quarter of the shorter side of J; where even these cost five times more operations
-            than 20 products, `solver` is ``"krylov"``. None: all rows. Residuals that take the whole batch
+            rows and a quarter of the shorter side of J; where even these cost more operations than 20
+            products, `solver` is ``"krylov"``. None: all rows. Residuals that take the whole batch
             keep all. A number under ``optax.inject_hyperparams`` is one more static argument:
             ``static_args=(*STATIC_ARGS, "rows_per_sample")``.
         bad_samples: What becomes of a batch in which a sample has rows or derivatives that are NaN or inf (a

@@ -91,6 +91,9 @@ MADE_BY = {
 # it goes on to 1e-12. After 10 s helmholtz was eight times higher, heat 2.5 times lower (seed 100).
 FULL_TRUST = 0.5
 
+# Factor of the plateau from which on large batches whose J is dear are no longer worth it.
+NOISY = 0.5
+
 
 class Seen(NamedTuple):
     """A batch, before the step on it."""
@@ -139,9 +142,12 @@ def see(
     model = model_of(settings.loss_fn, at)
     expected = jnp.where(state.accepted, state.trial_loss, state.loss)
     repeats = count_repeats(state.repeats, model.loss, expected, state.count)
-    is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov")
+    is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov" or at.held is not None)
     is_large_enough = may_accelerate and is_large(at)
     is_steady = is_fixed | is_large_enough
+    if at.held is not None and state.plateau is not None:
+        # Short steps by products average more batches in the same time.
+        is_steady = is_fixed | (is_large_enough & (state.plateau.scale > NOISY))
     recipe = choices.on(
         is_steady, is_large=is_large_enough, rows=at.J.shape[0], columns=columns.view.size
     )

@@ -45,7 +45,9 @@ def report(found: Direction, is_finite: Bool[Array, ""], size: int, dtype: Any) 
     return Spectrum(
         singular_values=shown(jnp.pad(values, (0, size - values.size))),
         rank=jnp.where(is_finite, found.rank, 0),
-        full_rank=jnp.int32(found.singular_values.size),
+        full_rank=found.full_rank
+        if found.full_rank is not None
+        else jnp.int32(found.singular_values.size),
         cutoff=shown(found.cutoff),
         condition=shown(found.condition),
         gradient_kept=shown(found.gradient_kept),

@@ -1,5 +1,6 @@
 """Steps on one batch: scaled half-inverse ones, and on one that is fixed or large accelerated ones."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,18 +12,13 @@ from hig_optax._eager import cond
 from hig_optax._float64 import norm
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
+from hig_optax._jacobian.algebra import Jacobian
+from hig_optax._jacobian.choices import DEFAULT_MATVECS, LARGE
 from hig_optax._jacobian.strips import Condensed
 from hig_optax._optimizers.model import Model
 from hig_optax._solvers import cholesky, gram
 from hig_optax._solvers.formula import Direction, Scaling
 from hig_optax._solvers.step import Linearised, direction_from
-
-# Samples, and shorter side of J, from which on a batch is steady even where it changes, and singular values
-# are not worth their price: the eigenvectors of 1000 rows take ten times as long as a Cholesky factor. With
-# points drawn anew at every step, errors after 30 s fell from 3.0e-4 to 1.0e-4 (poisson-5d, one seed), from
-# 0.33 to 7.1e-4 (helmholtz) and from 3.5e-2 to 1.9e-3 (burgers). Few samples of many rows are another matter:
-# a step that fits 16 of them whole fits no others.
-LARGE = 256
 
 # Shorter side of J from which on a fixed batch, too, is solved by a Cholesky factor and not by eigenvectors:
 # after 10 s poisson-2d (129 parameters) ended at 6.8e-11, not 2.4e-10 (seeds 100 and 101), for a second more
@@ -108,7 +104,19 @@ def accelerated_path(
 def is_large(at: Linearised) -> bool:
     """Whether a batch has samples enough for accelerated steps by a Cholesky factor, changing or not."""
     is_long = min(*at.J.shape, at.residual.num_parts) >= LARGE
-    return is_long and at.solver == "gram" and not at.residual.has_custom_vjp
+    can_be_condensed = at.solver == "gram" or at.held is not None
+    return is_long and can_be_condensed and not at.residual.has_custom_vjp
+
+
+def alike(result: tuple[Direction, Path]) -> tuple[Direction, Path]:
+    """The same, with as many singular values as products give, and the number that there could be apart."""
+    found, path = result
+    values = found.singular_values
+    number = min(DEFAULT_MATVECS, values.size)
+    return found._replace(
+        singular_values=jnp.pad(values[:number], (0, DEFAULT_MATVECS - number)),
+        full_rank=jnp.int32(values.size),
+    ), path
 
 
 def find_step(
@@ -136,10 +144,10 @@ def find_step(
     def accelerated(inverse: Callable[[Array], Array]) -> Path:
         return accelerated_path(at, columns, inverse, model.cotangent, scaling, settings.chunk_size)
 
-    def solved(condensed: Condensed) -> tuple[Direction, Path]:
+    def solved(J: Jacobian, condensed: Condensed) -> tuple[Direction, Path]:
         damped = cholesky.factorise(condensed, scaling.relative_damping)
-        path = accelerated(cholesky.inverse_of(at.J, damped))
-        found = cholesky.told(at.J, damped, gradient, g, at.sizes)
+        path = accelerated(cholesky.inverse_of(J, damped))
+        found = cholesky.told(J, damped, gradient, g, at.sizes)
         return found._replace(is_finite=found.is_finite & jnp.all(jnp.isfinite(at.y))), path
 
     def decomposed(condensed: Condensed | None) -> tuple[Direction, Path]:
@@ -149,18 +157,26 @@ def find_step(
         none = jnp.zeros_like(found.direction)
         return found, Path(found.direction, none, found.slope, found.curvature)
 
+    def without_inverse(condensed: Condensed | None) -> tuple[Direction, Path]:
+        found, path = decomposed(condensed)
+        return found._replace(slope=None, curvature=None, inverse=None), path
+
     if is_steady is None or at.residual.has_custom_vjp:
         return decomposed(None)
+    if at.held is not None:
+        held = at.held
+
+        def by_held() -> tuple[Direction, Path]:
+            J = held()
+            return solved(J, gram.condense(J, gradient, g, scaling.previous))
+
+        by_products = functools.partial(without_inverse, None)
+        return cond(is_steady, lambda: alike(by_held()), lambda: alike(by_products()))
     if at.solver == "gram" and min(at.J.shape) >= SOLVED_SIDE:
         condensed = gram.condense(at.J, gradient, g, scaling.previous)
         if is_large(at):
-            return solved(condensed)
-
-        def without_inverse() -> tuple[Direction, Path]:
-            found, path = decomposed(condensed)
-            return found._replace(slope=None, curvature=None, inverse=None), path
-
-        return cond(is_steady, lambda: solved(condensed), without_inverse)
+            return solved(at.J, condensed)
+        return cond(is_steady, lambda: solved(at.J, condensed), lambda: without_inverse(condensed))
     found, path = decomposed(None)
     inverse = found.inverse
     if inverse is None:  # there is one with "gram" alone

@@ -24,6 +24,9 @@ class Cost(NamedTuple):
     """Most bytes that are held at once for values that the program makes, its results included and its
     arguments not."""
 
+    turns: float = 0
+    """Turns of loops of known length, one after the other: however little one computes, it takes its time."""
+
 
 def cost_of(closed: Any) -> Cost:
     """Flops and peak memory of a closed jaxpr.
@@ -43,10 +46,10 @@ def cost_of(closed: Any) -> Cost:
         >>> import jax, jax.numpy as jnp
         >>> x = jax.ShapeDtypeStruct((10, 100), jnp.float32)
         >>> cost_of(jax.make_jaxpr(lambda x: jnp.tanh(x + 1) @ x.T)(x))  # tanh 4000 bytes, product 400
-        Cost(flops=22000.0, peak_bytes=4400)
+        Cost(flops=22000.0, peak_bytes=4400, turns=0)
     """
     found = _cost(closed.jaxpr)
-    return Cost(found.flops, found.arena + found.workspace)
+    return Cost(found.flops, found.arena + found.workspace, found.turns)
 
 
 class _Cost(NamedTuple):
@@ -54,6 +57,7 @@ class _Cost(NamedTuple):
     arena: int
     """Most bytes of values that live at once; a compiler sets them aside for the whole call."""
     workspace: int
+    turns: float = 0
     """Most bytes that an operation takes on top of that, for itself."""
 
 
@@ -71,12 +75,12 @@ def _cost(jaxpr: Any, *, in_loop: bool = False) -> _Cost:
                 last_use.setdefault(place, t)
 
     given = set(range(len(sizes))) - {v for step in steps for v in step.outputs}
-    flops, live, arena, workspace = 0.0, 0, 0, 0
+    flops, turns, live, arena, workspace = 0.0, 0.0, 0, 0, 0
     alive: set[int] = set()
     expiring: dict[int, list[int]] = {}
     for t, step in enumerate(steps):
         inner = _inner(step.eqn)
-        flops += inner.flops
+        flops, turns = flops + inner.flops, turns + inner.turns
         for v in step.outputs:
             # A value that is fused lives nowhere, and one that lies where another lies is there already.
             if places(v) == {v} and v not in alive | given:
@@ -87,7 +91,7 @@ def _cost(jaxpr: Any, *, in_loop: bool = False) -> _Cost:
         for v in expiring.pop(t, []):
             alive.discard(v)
             live -= sizes[v]
-    return _Cost(flops, arena, workspace)
+    return _Cost(flops, arena, workspace, turns)
 
 
 def _inner(eqn: Any) -> _Cost:
@@ -111,7 +115,8 @@ def _inner(eqn: Any) -> _Cost:
         return _Cost(math.prod(batch) * flops, 0, int(entries * itemsize))
     if name == "scan":
         body = _cost(params["jaxpr"].jaxpr, in_loop=True)
-        return body._replace(flops=params["length"] * body.flops)
+        length = params["length"]
+        return body._replace(flops=length * body.flops, turns=length * (1 + body.turns))
     if name == "while":
         return _either([params[key].jaxpr for key in ("cond_jaxpr", "body_jaxpr")], in_loop=True)
     if name == "cond":

@@ -40,9 +40,11 @@ MARGIN = 1.25
 FIXED = 10 * 2**20
 
 
-# A sketch takes whole steps, products alone a subspace of it: worth several times the operations, but not on
-# Poisson's equation (64 fields of 64 rows, 24896 parameters), where it takes thirty times as many.
-DEAR_SKETCH = 5.0
+# A step by J is whole, one by products alone is of a subspace: worth several times the operations, but not
+# thirteen times as many: a Hamiltonian network on 64 states ended at 1.6e-3 by J, at 1.8e-4 by products
+# (10 s). A sketch is no more whole than they are: with 1.6 times the operations networks of 7,000 to 90,000
+# parameters that steer a flow (32 fields of 32 rows) ended 1.4 to 6 times higher so (15 to 20 s, one seed).
+DEAR, DEAR_SKETCH = 5.0, 1.0
 
 
 # From one chunk size to the next smaller one that is tried.
@@ -145,8 +147,12 @@ def settled(settings: Settings, arguments: Arguments, devices: Devices | None) -
     arguments = arguments._replace(numbers={}, state=None)
     call = Call(arguments, lambda update, _, arguments: update(devices, arguments))
     layout = look_at(settings, call)
-    if (layout.sketch_price or 0) > DEAR_SKETCH and not layout.has_custom_vjp:
-        return _with(settings, "krylov", settings.chunk_size)
+    dear = DEAR_SKETCH if layout.is_sketch else DEAR
+    if (layout.price or 0) > dear and not layout.has_custom_vjp:
+        may_hold = _may_hold(settings, layout)
+        return dataclasses.replace(
+            _with(settings, "krylov", settings.chunk_size), may_hold=may_hold
+        )
     if _is_small(settings, layout):
         return settings
     options = []
@@ -157,6 +163,13 @@ def settled(settings: Settings, arguments: Arguments, devices: Devices | None) -
     else:
         option = min(options, key=lambda option: option.peak_bytes)
     return _with(settings, option.solver, option.chunk_size)
+
+
+def _may_hold(settings: Settings, layout: Seen) -> bool:
+    """Whether J can be held as well, on one device, for where a fixed batch makes it worth its price."""
+    is_plain = layout.devices == 1 and settings.bad_samples == "refuse"
+    is_default = settings.num_matvecs is None and settings.chunk_size is None
+    return is_plain and is_default and target_has_float64() and _is_small(settings, layout)
 
 
 def _with(settings: Settings, solver: Solver, chunk_size: int | None) -> Settings:

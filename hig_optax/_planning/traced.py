@@ -12,7 +12,7 @@ from hig_optax._inputs.batch import is_array
 from hig_optax._inputs.call import optimized_columns
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
-from hig_optax._planning.price import sketch_price
+from hig_optax._planning.price import price_of
 from hig_optax._solvers.step import layout_of
 from hig_optax._types import Tree
 
@@ -27,8 +27,9 @@ class Seen(NamedTuple):
     may_chunk_products: bool
     has_custom_vjp: bool
     devices: int
-    sketch_price: float | None
-    """Operations of a step by a sketch over those by products alone; None without a sketch."""
+    is_sketch: bool
+    price: float | None
+    """Operations of a step by J, or a sketch of it, over those by products; None where nobody asks."""
 
 
 class Call(NamedTuple):
@@ -57,7 +58,8 @@ def look_at(settings: Settings, call: Call) -> Seen:
                 may_chunk_products=any(way.block.samples.size for way in at.ways),
                 has_custom_vjp=at.residual.has_custom_vjp or at.residual.is_forward_only,
                 devices=1 if devices is None else devices.number,
-                sketch_price=sketch_price(at),
+                is_sketch=any(block.is_sketch for block in at.residual.blocks),
+                price=price_of(at) if settings.is_damped else None,
             )
         )
         return ()

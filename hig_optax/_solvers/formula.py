@@ -101,6 +101,8 @@ class Direction(NamedTuple):
     """Only of a scaled step: second derivative of the model of the loss along it. Unit: loss."""
     inverse: Callable[[Float[Array, " m"]], Float[Array, " n"]] | None = None
     """Only of a scaled step from a Gram matrix: ``r -> V Σ(Σ²+λ)⁻¹ Uᵀ r`` by the same decomposition."""
+    full_rank: Int[Array, ""] | None = None
+    """Largest rank there could be, where that is not the number of singular values."""
     num_bad: Int[Array, ""] | None = None
     """How many samples are not finite, once they were counted."""
 

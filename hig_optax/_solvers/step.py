@@ -1,5 +1,7 @@
 """One step of the method on one batch: rows, Jacobian, cotangent, direction."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -37,6 +39,8 @@ class Linearised(NamedTuple):
     sketch: Sketch | None = None
     image: Float[Array, " k"] | None = None
     """J times ones, where it has to be taken before J is decomposed."""
+    held: Callable[[], Jacobian] | None = None
+    """J to be condensed, where products alone were chosen and it may be had as well."""
 
     def kept(self, w: Float[Array, " m"]) -> Float[Array, " k"]:
         """A vector of the row side as J has it: what the sketch leaves of it."""
@@ -147,16 +151,24 @@ def linearise(
         layout = _layout_of(settings, found.residual, columns)
     elif layout is None:
         layout = _layout_of(settings, residual, columns)
-    solver = _solver_of(settings, layout.dtype)
+    solver, held = _solver_of(settings, layout.dtype), None
     if solver == "krylov":
         rows, J = form_products(
             layout.residual, columns.parts, chunk_size=settings.chunk_size, dtype=layout.dtype
         )
+        if settings.may_hold:
+            condensed = dataclasses.replace(settings, solver="gram")
+            held = functools.partial(_held, _layout_of(condensed, residual, columns))
     else:
         rows, J = form(layout)
     # A singular value decomposition writes over J: to ask J again would keep a copy of it.
     image = _of_ones(J) if solver == "svd" else None
-    return Linearised(residual, batch, rows if y is None else y, J, solver, found, image)
+    y = rows if y is None else y
+    return Linearised(residual, batch, y, J, solver, found, image, held)
+
+
+def _held(layout: Layout) -> Jacobian:
+    return form(layout)[1]
 
 
 def _of_ones(J: Jacobian) -> Float[Array, " k"]:
