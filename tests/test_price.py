@@ -118,15 +118,12 @@ def test_the_step_on_a_fixed_batch_is_that_of_the_exact_solver():
     """Once the batch is known to stay, J decides the step, as with ``solver="gram"``."""
     (p, state), _ = trained(lambda i: batch_of(0), 4)
     batch, grads = batch_of(0), jax.grad(mean_loss)(p, batch_of(0))
-    found = [
-        jax.jit(
-            lambda p, opt=hig_optax.adaptive_hig(cheap, solver=solver): opt.update(
-                grads, state, p, batch=batch
-            )
-        )(p)
-        for solver in ("auto", "gram")
-    ]
-    (by_price, one), (exact, other) = found
+
+    def step(solver):
+        opt = hig_optax.adaptive_hig(cheap, solver=solver)
+        return jax.jit(lambda p: opt.update(grads, state, p, batch=batch))(p)
+
+    (by_price, one), (exact, other) = step("auto"), step("gram")
     assert one.spectrum.rank == other.spectrum.rank == -1
     for name in ("full_rank", "condition", "gradient_cosine"):
         a, b = getattr(one.spectrum, name), getattr(other.spectrum, name)

@@ -298,7 +298,7 @@ def check_kind(name: str, value: Any, usual: Any) -> None:
         ValueError: `value` is of another kind than `usual`, where that tells.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value == "auto" and name.startswith("adaptive"):
+    if name.startswith("adaptive") and value == (None if name.endswith("patience") else "auto"):
         return
     match usual:
         case tuple():
