@@ -8,6 +8,7 @@ import pytest
 from hig_optax._optimizers.control import (
     DAMPED_FACTOR,
     FADING,
+    FREE_FACTOR,
     MIN_FACTOR,
     SHORT,
     Plateau,
@@ -59,8 +60,8 @@ def test_it_fades_where_nothing_tells_of_progress():
     f = factors(NOISE, SLOPES, 20.0)
     # t^(-1/2) from 20 on, and the mean of the slopes.
     expected = np.sqrt(20 / COUNT) * np.exp(SLOPES[20:].sum() / 20)
-    # What chance adds to the power, on one side only, slows it by a third.
-    np.testing.assert_allclose(f[-1], expected, rtol=0.5)
+    # The power exceeds chance in one of six batches, which holds it up.
+    assert expected < f[-1] < 3 * expected
 
 
 def test_it_recovers_and_has_a_floor():
@@ -83,13 +84,30 @@ def test_the_power_of_a_loss_is_told():
     np.testing.assert_allclose([power(p) for p in (0.0, 0.5, 3.0)], [0.0, 0.5, 3.0], atol=0.01)
 
 
+def test_chance_is_the_spread_of_the_power_where_nothing_falls():
+    def power(key):
+        losses = jnp.exp(0.3 * jax.random.normal(key, (500,)))
+
+        def body(plateau, loss):
+            return plateau.seen(loss, jnp.float32(0), 20.0), None
+
+        plateau = jax.lax.scan(body, Plateau.start(jnp.dtype(jnp.float32)), losses)[0]
+        return plateau.power, plateau.chance
+
+    powers, chances = jax.jit(jax.vmap(power))(jax.random.split(jax.random.key(0), 300))
+    # The longer average shares batches with the shorter one, which takes some off the difference.
+    np.testing.assert_allclose(jnp.std(powers), jnp.mean(chances), rtol=0.3)
+
+
 def test_the_least_damping_rises_as_the_factor_falls():
     def at(factor, minimum):
         plateau = Plateau.start(jnp.dtype(jnp.float32))._replace(scale=jnp.float32(factor))
         return plateau.least_damping(jnp.float32(minimum))
 
     np.testing.assert_allclose(at(1.0, 1e-8), 1e-8)
-    np.testing.assert_allclose(at(DAMPED_FACTOR**0.5, 1e-8), 1e-4, rtol=1e-5)
+    np.testing.assert_allclose(at(FREE_FACTOR, 1e-8), 1e-8)
+    middle = (FREE_FACTOR * DAMPED_FACTOR) ** 0.5
+    np.testing.assert_allclose(at(middle, 1e-8), 1e-4, rtol=1e-5)
     np.testing.assert_allclose([at(x, 1e-8) for x in (DAMPED_FACTOR, MIN_FACTOR)], 1.0, rtol=1e-5)
     # Never less than what was asked for.
     np.testing.assert_allclose([at(x, 10.0) for x in (1.0, 0.2, MIN_FACTOR)], 10.0)

@@ -85,9 +85,10 @@ def adaptive_hig(
     that of all others. What is known of those is each new batch before the step on it: its loss, and the
     slope of that along the last step. Where the slope says that the last step was too long for samples that
     it was not fitted to, s shrinks, by up to one e-fold in `patience` batches; where it was too short, s
-    grows, up to 1. Against this stands progress: where the loss falls as t⁻ᵖ in t batches, p - 1 counts as
-    much as a slope of that share of the loss, and for p = 0 s falls as t^(-1/2) by itself. The least damping
-    rises from `min_relative_damping` to 1 at s = 0.01, geometrically in s. Both take out the noise that
+    grows, up to 1. Against this stands progress: where the loss falls as t⁻ᵖ in t batches, 0.7 p, less what
+    chance makes of it, counts as much as a slope of that share of the loss; and for p < 1 s falls as
+    t^((p-1)/2) by itself. The least damping rises from `min_relative_damping` at s = 0.3 to 1 at s = 0.01,
+    geometrically in s. Both take out the noise that
     single batches leave in the parameters: a schedule that needs no horizon.
 
     The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:

@@ -27,16 +27,21 @@ MIN_SCALE = SHORTER**10
 # A predicted decrease below so many ε·loss is lost in the rounding of the loss: it says nothing about λ.
 STATIONARY_IN_EPS = 4
 
-# Where the loss falls faster than t⁻¹ in t batches, as no mean over noise does, longer steps are worth more
-# than what they overshoot on the next batch. Where it does not fall at all, the factor falls as t^(-1/2) by
-# itself: near the noise the slope along a step is a thousandth of the loss, which hundreds of batches do not
-# tell from chance. With t⁻¹, a field read through noise (fresh samples, 64 a batch) ended 2.7 times higher,
-# without it noisy-field 3 times. The power of t is told by two averages of log loss, over the latter quarter
-# and twentieth of the batches, from so many on.
-NATURAL_POWER, FADING, LONG, SHORT = 1.0, 0.5, 4.0, 20.0
+# The power p of a loss that falls as t⁻ᵖ in t batches is told by two averages of its logarithm, over the
+# latter quarter and twentieth of the batches, from so many on. What it exceeds chance by stands against steps
+# that are too long for the next batch, with a weight: steps half as long take, by it, 2^0.7 times as long.
+# With 1 an operator network ended 1.8 times higher, without chance noisy-field ten times, with twice chance
+# the nonlinear oscillators ten times (ADAPTIVE.md, the notebooks').
+LONG, SHORT, WEIGHT = 4.0, 20.0, 0.7
+# And where p is below 1, as of no mean over noise, the factor falls as t^((p-1)/2) by itself: near the noise
+# the slope along a step is a thousandth of the loss, which hundreds of batches do not tell from chance. With
+# t^(p-1) a field read through noise (fresh samples, 64 a batch) ended 2.7 times higher, without it
+# noisy-field 3 times.
+NATURAL_POWER, FADING = 1.0, 0.5
 MIN_FACTOR = 1e-3
-# Where the factor is this or less, steps are damped by the mean of σ² at least.
-DAMPED_FACTOR = 0.01
+# Where the factor is the latter or less, steps are damped by the mean of σ² at least, above the former by the
+# minimum alone: with 1 in its place the nonlinear oscillators ended four times higher.
+FREE_FACTOR, DAMPED_FACTOR = 0.3, 0.01
 
 
 # A batch counts as fixed once so many steps in a row have found the loss that the one before had left: up to
@@ -165,6 +170,8 @@ class Plateau(NamedTuple):
     """Average of log loss over some t/20 batches."""
     past: Float[Array, ""]
     """Average of log loss over some t/4 batches."""
+    variance: Float[Array, ""]
+    """Of log loss from one batch to the next, over as many."""
     scale: Float[Array, ""]
     """Factor on the steps, in [0.001, 1]; 1 at first."""
 
@@ -172,24 +179,32 @@ class Plateau(NamedTuple):
         return named(self)
 
     def least_damping(self, minimum: Float[Array, ""]) -> Float[Array, ""]:
-        """The least damping, relative to the mean of σ²: `minimum` at a factor of 1, 1 at 0.01 and below.
+        """The least damping, relative to the mean of σ²: `minimum` at a factor of 0.3 and above, 1 at 0.01.
 
         In between it is geometric. Short steps average the noise of many batches, but along small σ, damped
         by the minimum alone, that noise is so large that the average is no better: a network that read noisy
         targets then got ever worse.
         """
-        share = jnp.minimum(jnp.log(self.scale) / math.log(DAMPED_FACTOR), 1)
+        span = math.log(DAMPED_FACTOR / FREE_FACTOR)
+        share = jnp.clip(jnp.log(self.scale / FREE_FACTOR) / span, 0, 1)
         return jnp.maximum(minimum, jnp.power(minimum, 1 - share).astype(minimum.dtype))
 
     @classmethod
     def start(cls, dtype: jnp.dtype) -> "Plateau":
         """Before the first batch."""
-        return cls(jnp.int32(0), jnp.zeros((), dtype), jnp.zeros((), dtype), jnp.ones((), dtype))
+        zero = jnp.zeros((), dtype)
+        return cls(jnp.int32(0), zero, zero, zero, jnp.ones((), dtype))
 
     @property
     def power(self) -> Float[Array, ""]:
         """p, where the loss falls as t⁻ᵖ: averages that forget in proportion to t differ by a share of it."""
         return (self.past - self.recent) / (1 / LONG - 1 / SHORT)
+
+    @property
+    def chance(self) -> Float[Array, ""]:
+        """Standard deviation of p where the loss does not fall: that of the shorter average, of t/10 batches."""
+        t = jnp.maximum(self.num_batches, 1).astype(self.variance.dtype)
+        return jnp.sqrt(self.variance * SHORT / (2 * t)) / (1 / LONG - 1 / SHORT)
 
     def seen(self, loss: Float[Array, ""], slope: Float[Array, ""], patience: Scalar) -> "Plateau":
         """After one more batch, as it was before the step on it.
@@ -217,17 +232,21 @@ class Plateau(NamedTuple):
         x, number = jnp.log(loss).astype(dtype), optax.safe_increment(self.num_batches)
         t = number.astype(dtype)
 
-        def averaged(average: Array, share: float) -> Array:
+        def averaged(average: Array, share: float, x: Array) -> Array:
             return average + jnp.minimum(share / t, 1) * (x - average)
 
         after = self._replace(
-            num_batches=number, recent=averaged(self.recent, SHORT), past=averaged(self.past, LONG)
+            num_batches=number,
+            recent=averaged(self.recent, SHORT, x),
+            past=averaged(self.past, LONG, x),
+            variance=averaged(self.variance, LONG, jnp.square(x - self.recent)),
         )
         left = jnp.clip(slope / loss, -1, 1).astype(dtype)
-        lead = after.power - NATURAL_POWER
-        told = jnp.clip(left + jnp.maximum(lead, 0), -1, 1)
+        progress = jnp.maximum(after.power - after.chance, 0)
+        told = jnp.clip(left + WEIGHT * progress, -1, 1)
+        fading = FADING * jnp.clip(after.power - NATURAL_POWER, -1, 0)
         change = told / jnp.maximum(jnp.asarray(patience, dtype), 1)
-        change = jnp.where(t > SHORT, change + FADING * jnp.clip(lead, -1, 0) / t, 0)
+        change = jnp.where(t > SHORT, change + fading / t, 0)
         factor = jnp.clip(self.scale * jnp.exp(change), MIN_FACTOR, 1).astype(dtype)
         after = after._replace(scale=factor)
         return jax.tree.map(lambda new, old: jnp.where(is_usable, new, old), after, self)
