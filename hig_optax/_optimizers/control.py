@@ -202,7 +202,7 @@ class Plateau(NamedTuple):
 
     @property
     def chance(self) -> Float[Array, ""]:
-        """Standard deviation of p where the loss does not fall: that of the shorter average, of t/10 batches."""
+        """Standard deviation of p where the loss does not fall: from the shorter average, of t/10 batches."""
         t = jnp.maximum(self.num_batches, 1).astype(self.variance.dtype)
         return jnp.sqrt(self.variance * SHORT / (2 * t)) / (1 / LONG - 1 / SHORT)
 
