@@ -8,11 +8,13 @@ import jax.numpy as jnp
 
 from hig_optax.problems import (
     Batch,
+    HamiltonianNetwork,
     KSControl,
     LinearOscillators,
     NeuralODE,
     NoisyField,
     NonlinearOscillators,
+    OperatorNetwork,
     Params,
     PhysicsInformed,
     Poisson,
@@ -30,6 +32,8 @@ _ROWS_ARE_ERRORS = (
     NoisyField,
     KSControl,
     NeuralODE,
+    HamiltonianNetwork,
+    OperatorNetwork,
     PhysicsInformed,
 )
 

@@ -17,6 +17,8 @@ from hig_optax.problems._problem import Problem as Problem
 from hig_optax.problems._problem import SampleProblem as SampleProblem
 from hig_optax.problems.allen_cahn import AllenCahn as AllenCahn
 from hig_optax.problems.burgers import Burgers as Burgers
+from hig_optax.problems.hamiltonian_network import HamiltonianNetwork as HamiltonianNetwork
+from hig_optax.problems.hamiltonian_network import MotionSample as MotionSample
 from hig_optax.problems.heat import Heat as Heat
 from hig_optax.problems.helmholtz import Helmholtz as Helmholtz
 from hig_optax.problems.kovasznay import Kovasznay as Kovasznay
@@ -26,6 +28,8 @@ from hig_optax.problems.neural_ode import NeuralODE as NeuralODE
 from hig_optax.problems.neural_ode import Trajectory as Trajectory
 from hig_optax.problems.noisy_field import FieldSample as FieldSample
 from hig_optax.problems.noisy_field import NoisyField as NoisyField
+from hig_optax.problems.operator_network import EvolvedSample as EvolvedSample
+from hig_optax.problems.operator_network import OperatorNetwork as OperatorNetwork
 from hig_optax.problems.oscillators import LinearOscillators as LinearOscillators
 from hig_optax.problems.oscillators import NonlinearOscillators as NonlinearOscillators
 from hig_optax.problems.oscillators import OscillatorSample as OscillatorSample
@@ -41,6 +45,7 @@ from hig_optax.problems.toy import ToySample as ToySample
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "allen-cahn": AllenCahn,
     "burgers": Burgers,
+    "hamiltonian-network": HamiltonianNetwork,
     "heat-1d": Heat,
     "helmholtz": Helmholtz,
     "kovasznay": Kovasznay,
@@ -49,6 +54,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "neural-ode": NeuralODE,
     "noisy-field": NoisyField,
     "nonlinear-oscillators": NonlinearOscillators,
+    "operator-network": OperatorNetwork,
     "poisson": Poisson,
     "poisson-2d": Poisson2D,
     "poisson-5d": Poisson5D,

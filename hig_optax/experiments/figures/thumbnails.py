@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 
 from hig_optax.experiments.figures import style
 from hig_optax.problems import (
+    HamiltonianNetwork,
     KSControl,
     LinearOscillators,
     NeuralODE,
     NoisyField,
     NonlinearOscillators,
+    OperatorNetwork,
     PhysicsInformed,
     Poisson,
     Problem,
@@ -68,6 +70,23 @@ def _(problem: Any, test: Any, axes: Axes) -> None:
 def _(problem: NeuralODE, test: Any, axes: Axes) -> None:
     del problem
     _lines(test.target[0], axes)
+
+
+@_draw.register
+def _(problem: HamiltonianNetwork, test: Any, axes: Axes) -> None:
+    # The first pendulum's motion in its plane of angle and momentum, where the others hang at rest.
+    q, p = np.meshgrid(np.linspace(-3.0, 3.0, 15), np.linspace(-2.0, 2.0, 11))
+    states = np.zeros((*q.shape, 6), np.float32)
+    states[..., 0], states[..., 3] = q, p
+    del test
+    motion = np.asarray(jax.vmap(jax.vmap(problem.motion))(jnp.asarray(states)))
+    axes.quiver(q, p, motion[..., 0], motion[..., 3], color=COLOURS[0])
+
+
+@_draw.register
+def _(problem: OperatorNetwork, test: Any, axes: Axes) -> None:
+    del problem
+    _lines(np.stack([test.start[0], test.target[0]], axis=1), axes)
 
 
 @_draw.register
