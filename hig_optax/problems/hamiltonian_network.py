@@ -76,13 +76,13 @@ class HamiltonianNetwork:
     def recommended(self) -> Mapping[str, Mapping[str, Any]]:
         """Settings per method."""
         return {
-            "hig": {"batch_size": 32, "learning_rate": 1.0, "rtol": 1e-4},
-            "gauss-newton": {"batch_size": 32, "learning_rate": 1.0, "rtol": 1e-4},
+            "hig": {"batch_size": 16, "learning_rate": 1.0, "rtol": 1e-4},
+            "gauss-newton": {"batch_size": 32, "learning_rate": 1.0, "rtol": 1e-2},
             "adaptive-hig": {"batch_size": 64, "learning_rate": 1.0},
-            "adam": {"batch_size": 64, "learning_rate": 3e-3},
-            "adam-cosine": {"batch_size": 64, "learning_rate": 3e-3},
-            "muon": {"batch_size": 64, "learning_rate": 3e-3},
-            "soap": {"batch_size": 64, "learning_rate": 3e-3},
+            "adam": {"batch_size": 64, "learning_rate": 1e-3},
+            "adam-cosine": {"batch_size": 16, "learning_rate": 1e-2},
+            "muon": {"batch_size": 16, "learning_rate": 1e-2},
+            "soap": {"batch_size": 64, "learning_rate": 3e-2},
         }
 
     @property
