@@ -42,8 +42,8 @@ class OperatorNetwork:
                         batch is minimised
         data            512 training and 128 test functions; batches are drawn without replacement
 
-    Everything is dimensionless. Tests show functions that training has not: with 512 of them, the loss there
-    can rise while that of training falls.
+    Everything is dimensionless. The loss of functions that training has not seen ends above that of training,
+    by some methods ten times.
 
     Attributes:
         branch_hidden: Widths of the hidden layers of the branch.
