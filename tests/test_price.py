@@ -134,6 +134,15 @@ def test_the_step_on_a_fixed_batch_is_that_of_the_exact_solver():
     assert difference < 1e-3 * length
 
 
+@pytest.mark.parametrize("solver", ["auto", "gram", "krylov"])
+def test_a_batch_that_stays_the_same_says_nothing_of_others(solver):
+    opt = hig_optax.adaptive_hig(cheap, solver=solver)
+    _, states = trained(lambda i: batch_of(0), 60, opt)
+    assert np.all(states.plateau.num_batches <= 2)
+    assert np.all(states.plateau.scale == 1)
+    assert np.all(states.loss[1:] <= states.loss[:-1])
+
+
 def test_large_batches_hold_j_until_noise_is_seen():
     """2000 samples of one row: J is worth its price while steps are not too long for the next batch."""
 

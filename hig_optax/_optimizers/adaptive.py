@@ -88,8 +88,8 @@ def adaptive_hig(
     grows, up to 1. Against this stands progress: where the loss falls as t⁻ᵖ in t batches, 0.7 p, less what
     chance makes of it, counts as much as a slope of that share of the loss; and for p < 1 s falls as
     t^((p-1)/2) by itself. The least damping rises from `min_relative_damping` at s = 0.3 to 1 at s = 0.01,
-    geometrically in s. Both take out the noise that
-    single batches leave in the parameters: a schedule that needs no horizon.
+    geometrically in s. Both take out the noise that single batches leave in the parameters: a schedule that
+    needs no horizon.
 
     The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:
 

@@ -33,6 +33,9 @@ STATIONARY_IN_EPS = 4
 # With 1 an operator network ended 1.8 times higher, without chance noisy-field ten times, with twice chance
 # the nonlinear oscillators ten times (ADAPTIVE.md, the notebooks').
 LONG, SHORT, WEIGHT = 4.0, 20.0, 0.7
+# A power that is no progress, even where thousands of batches tell it from chance; and chance exceeds itself
+# often enough to hold steps up where data have noise.
+LEAST_POWER = 0.1
 # And where p is below 1, as of no mean over noise, the factor falls as t^((p-1)/2) by itself: near the noise
 # the slope along a step is a thousandth of the loss, which hundreds of batches do not tell from chance. With
 # t^(p-1) a field read through noise (fresh samples, 64 a batch) ended 2.7 times higher, without it
@@ -242,7 +245,7 @@ class Plateau(NamedTuple):
             variance=averaged(self.variance, LONG, jnp.square(x - self.recent)),
         )
         left = jnp.clip(slope / loss, -1, 1).astype(dtype)
-        progress = jnp.maximum(after.power - after.chance, 0)
+        progress = jnp.maximum(after.power - after.chance - LEAST_POWER, 0)
         told = jnp.clip(left + WEIGHT * progress, -1, 1)
         fading = FADING * jnp.clip(after.power - NATURAL_POWER, -1, 0)
         change = told / jnp.maximum(jnp.asarray(patience, dtype), 1)

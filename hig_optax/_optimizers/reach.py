@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from hig_optax._inputs.columns import Columns
 from hig_optax._optimizers.adaptive_step import AdaptiveHigState, Seen
 from hig_optax._optimizers.control import (
+    FIXED_AFTER,
     Plateau,
     Trial,
     is_rounding,
@@ -61,12 +62,13 @@ def reach(
     if plateau is not None and patience is not None:
         assert seen.image is not None
         slope = jnp.vdot(seen.at.kept(seen.model.cotangent), seen.image, precision="highest")
-        # A fixed batch says nothing of others: all stays as it was, and steps are whole.
         if seen.is_large:
             patience = patience / LARGE_TELLS
+        # A batch that stays the same says nothing of others: nothing changes then, and steps are whole.
+        is_idle = seen.repeats >= FIXED_AFTER
         after = plateau.seen(seen.model.loss, slope, patience)
-        plateau = jax.tree.map(lambda new, old: jnp.where(seen.is_fixed, old, new), after, plateau)
-        used = plateau._replace(scale=jnp.where(seen.is_fixed, 1, plateau.scale))
+        plateau = jax.tree.map(lambda new, old: jnp.where(is_idle, old, new), after, plateau)
+        used = plateau._replace(scale=jnp.where(is_idle, 1, plateau.scale))
         rate *= used.scale.astype(work)
         least = used.least_damping(least)
     norm = jnp.abs(rate) * jnp.linalg.norm(step)
