@@ -174,7 +174,7 @@ def test_noise_in_the_data_is_averaged_out():
         return float(jnp.sum((scales * (w - 1)) ** 2)), state
 
     found, state = error(20)
-    assert state.damping > 0.1
+    assert state.damping > 1e-3  # from a minimum of 1e-8
     assert found < 0.5 * error(None)[0], (found, error(None)[0])
 
 

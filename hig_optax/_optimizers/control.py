@@ -195,8 +195,9 @@ class Plateau(NamedTuple):
     @classmethod
     def start(cls, dtype: jnp.dtype) -> "Plateau":
         """Before the first batch."""
-        zero = jnp.zeros((), dtype)
-        return cls(jnp.int32(0), zero, zero, zero, jnp.ones((), dtype))
+        # One buffer per field, so that the state can be donated.
+        recent, past, variance = (jnp.zeros((), dtype) for _ in range(3))
+        return cls(jnp.zeros((), jnp.int32), recent, past, variance, jnp.ones((), dtype))
 
     @property
     def power(self) -> Float[Array, ""]:

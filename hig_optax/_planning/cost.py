@@ -46,7 +46,7 @@ def cost_of(closed: Any) -> Cost:
         >>> import jax, jax.numpy as jnp
         >>> x = jax.ShapeDtypeStruct((10, 100), jnp.float32)
         >>> cost_of(jax.make_jaxpr(lambda x: jnp.tanh(x + 1) @ x.T)(x))  # tanh 4000 bytes, product 400
-        Cost(flops=22000.0, peak_bytes=4400, turns=0)
+        Cost(flops=22000.0, peak_bytes=4400, turns=0.0)
     """
     found = _cost(closed.jaxpr)
     return Cost(found.flops, found.arena + found.workspace, found.turns)
