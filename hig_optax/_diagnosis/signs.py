@@ -136,9 +136,10 @@ def _rejected(course: Course) -> Iterator[Sign]:
     if shows:
         scale = float(course.trial_scale[-1])
         where = f"{course.where(rejected)}; " if course.steps > 1 else "; "
-        evidence = (
-            f"no trial lowered the loss {where}the next is tried at {scale:.1g} of its length"
-        )
+        following = f"tried at {scale:.1g} of its length"
+        if scale == 1 and course.damping is not None:
+            following = f"damped by {course.damping[-1]:.1g} times the mean of σ²"
+        evidence = f"no trial lowered the loss {where}the next is {following}"
         yield Sign("every step rejected", evidence.replace(" ;", ";"), {"trial_scale": scale})
 
 
