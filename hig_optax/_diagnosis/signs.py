@@ -94,12 +94,11 @@ def _floor(course: Course) -> Iterator[Sign]:
     if course.loss is None or course.trial_loss is None or course.accepted is None:
         return
     assert course.trial_scale is not None
+    assert course.damping is not None
     # A trial that was refused for another reason was never made, and left the loss exactly as it was. One
     # that was shortened or damped because others had failed may change it by as little anywhere.
     tried = course.is_finite & (course.gradient_cosine > 0)
-    tried &= course.trial_scale >= SHORTER**TRIALS
-    if course.damping is not None:
-        tried &= course.damping <= SHORTENING
+    tried &= (course.trial_scale >= SHORTER**TRIALS) & (course.damping <= SHORTENING)
     change = np.where(tried, np.abs(course.loss - course.trial_loss), np.inf)
     lost = tried & (change <= FLOOR_IN_EPS * course.eps * np.abs(course.loss))
     last = float(course.loss[-1])
@@ -125,20 +124,20 @@ def _floor(course: Course) -> Iterator[Sign]:
 def _rejected(course: Course) -> Iterator[Sign]:
     if course.accepted is None or course.trial_scale is None or is_at_floor(course):
         return
+    assert course.damping is not None
+    scale, damping = float(course.trial_scale[-1]), float(course.damping[-1])
     tried = course.is_finite & (course.gradient_cosine > 0)
     rejected = tried & ~course.accepted
     if course.steps >= SEVERAL:
         shows = course.late(rejected).mean() > MOST
     else:  # every failed step shortens or damps the next one by as much as its trials
-        is_short = course.trial_scale[-1] <= SHORTER ** (2 * TRIALS)
-        is_damped = course.damping is not None and course.damping[-1] > SHORTENING
-        shows = bool(rejected[-1]) and bool(is_short or is_damped)
+        is_short = scale <= SHORTER ** (2 * TRIALS) or damping > SHORTENING
+        shows = bool(rejected[-1]) and is_short
     if shows:
-        scale = float(course.trial_scale[-1])
         where = f"{course.where(rejected)}; " if course.steps > 1 else "; "
         following = f"tried at {scale:.1g} of its length"
-        if scale == 1 and course.damping is not None:
-            following = f"damped by {course.damping[-1]:.1g} times the mean of σ²"
+        if scale == 1:
+            following = f"damped by {damping:.1g} times the mean of σ²"
         evidence = f"no trial lowered the loss {where}the next is {following}"
         yield Sign("every step rejected", evidence.replace(" ;", ";"), {"trial_scale": scale})
 
@@ -164,8 +163,9 @@ def _cut(course: Course) -> Iterator[Sign]:
 
 
 def _noise(course: Course) -> Iterator[Sign]:
-    if course.plateau_scale is None or course.plateau_power is None:
+    if course.plateau_scale is None:
         return
+    assert course.plateau_power is not None
     scale, power = float(course.plateau_scale[-1]), float(course.plateau_power[-1])
     if scale < SHORT_STEPS and power < STANDSTILL:
         evidence = (

@@ -144,10 +144,9 @@ def see(
     repeats = count_repeats(state.repeats, model.loss, expected, state.count)
     is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov" or at.held is not None)
     is_large_enough = may_accelerate and is_large(at)
-    is_steady = is_fixed | is_large_enough
-    if at.held is not None and state.plateau is not None:
-        # Short steps by products average more batches in the same time.
-        is_steady = is_fixed | (is_large_enough & (state.plateau.scale > NOISY))
+    # Where J is dear, short steps by products average more batches in the same time.
+    is_noisy = at.held is not None and state.plateau is not None and state.plateau.scale <= NOISY
+    is_steady = is_fixed | (is_large_enough & ~jnp.asarray(is_noisy))
     recipe = choices.on(
         is_steady, is_large=is_large_enough, rows=at.J.shape[0], columns=columns.view.size
     )

@@ -43,7 +43,7 @@ LEAST_POWER = 0.1
 NATURAL_POWER, FADING = 1.0, 0.5
 MIN_FACTOR = 1e-3
 # Where the factor is the latter or less, steps are damped by the mean of σ² at least, above the former by the
-# minimum alone: with 1 in its place the nonlinear oscillators ended four times higher.
+# minimum alone: with 1 in its place the nonlinear oscillators ended six times higher.
 FREE_FACTOR, DAMPED_FACTOR = 0.3, 0.01
 
 

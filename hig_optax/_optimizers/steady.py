@@ -1,6 +1,5 @@
 """Steps on one batch: scaled half-inverse ones, and on one that is fixed or large accelerated ones."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -170,8 +169,7 @@ def find_step(
             J = held()
             return solved(J, gram.condense(J, gradient, g, scaling.previous))
 
-        by_products = functools.partial(without_inverse, None)
-        return cond(is_steady, lambda: alike(by_held()), lambda: alike(by_products()))
+        return cond(is_steady, lambda: alike(by_held()), lambda: alike(without_inverse(None)))
     if at.solver == "gram" and min(at.J.shape) >= SOLVED_SIDE:
         condensed = gram.condense(at.J, gradient, g, scaling.previous)
         if is_large(at):

@@ -19,6 +19,16 @@ def dense(params, x):
     return x @ layers[-1]["kernel"] + layers[-1]["bias"]
 
 
+def first(problem, data):
+    """Fresh parameters, and the first sample of a data set with its rows and its loss, in float64."""
+    with jax.enable_x64(True):
+        params = problem.init(jax.random.key(0))
+        sample = jax.tree.map(lambda leaf: leaf[0], problem.data(jax.random.key(1))[data])
+        rows = problem.residual(params, sample)
+        loss = problem.sample_loss(rows, sample)
+    return params, jax.tree.map(np.asarray, sample), rows, loss
+
+
 def test_pendulums_move_by_weight_and_springs():
     q, p = np.random.default_rng(0).normal(size=(2, 3))
     push = -np.sin(q) + [q[1] - q[0], q[0] - 2 * q[1] + q[2], q[1] - q[2]]
@@ -28,13 +38,7 @@ def test_pendulums_move_by_weight_and_springs():
 
 
 def test_rows_compare_the_derivatives_of_the_network_with_the_target():
-    problem = HamiltonianNetwork()
-    with jax.enable_x64(True):
-        params = problem.init(jax.random.key(0))
-        sample = jax.tree.map(lambda leaf: leaf[0], problem.data(jax.random.key(1))[0])
-        rows = problem.residual(params, sample)
-        loss = problem.sample_loss(rows, sample)
-    sample = jax.tree.map(np.asarray, sample)
+    params, sample, rows, loss = first(HamiltonianNetwork(), data=0)
     h = 1e-5 * np.eye(6)
     slope = (dense(params, sample.state + h) - dense(params, sample.state - h))[:, 0] / 2e-5
     field = np.concatenate([slope[3:], -slope[:3]])
@@ -93,13 +97,7 @@ def test_starts_are_four_waves_that_weaken_with_their_number():
 
 
 def test_the_answer_is_the_product_of_trunk_and_branch():
-    problem = OperatorNetwork()
-    with jax.enable_x64(True):
-        params = problem.init(jax.random.key(0))
-        sample = jax.tree.map(lambda leaf: leaf[0], problem.data(jax.random.key(1))[1])
-        rows = problem.residual(params, sample)
-        loss = problem.sample_loss(rows, sample)
-    sample = jax.tree.map(np.asarray, sample)
+    params, sample, rows, loss = first(OperatorNetwork(), data=1)
     angle = 2 * np.pi * np.arange(64) / 64
     functions = dense(params["trunk"], np.stack([np.sin(angle), np.cos(angle)], axis=1))
     answer = functions @ dense(params["branch"], sample.start)
