@@ -4,7 +4,9 @@ import re
 
 _BLOCK = re.compile(r"(?<=\n\n) {4}(?! |>>>)(.*[=Σσ].*)(?=\n\n|\n?\Z)")
 # A power with brackets, or a singular value with its index.
-_INLINE = re.compile(r"\([^() ]*\)\^\([^()]*\)|\b\w\^\((?:[^()]|\([^()]*\))*\)|Σ\^\w|σ_(?:\w|\([^()]*\))")
+_INLINE = re.compile(
+    r"\([^() ]*\)\^\([^()]*\)|\b\w\^\((?:[^()]|\([^()]*\))*\)|Σ\^\w|σ_(?:\w|\([^()]*\))"
+)
 _LIST = re.compile(r"(?<=\n\n)(?: {4}\S.*? {2,}\S.*\n(?: {8,}\S.*\n)*){2,}")
 _ITEM = re.compile(r"^ {4}(\S.*?) {2,}(\S.*(?:\n {8,}\S.*)*)\n", re.MULTILINE)
 _WORDS = re.compile(r"(\s*)([A-Za-z]{2,}(?: [A-Za-z]{2,})*)(\s*)")
