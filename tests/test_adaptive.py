@@ -399,6 +399,38 @@ def test_other_losses_fall(loss_fn):
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.parametrize("end", [-10.0, 10.0])
+def test_steps_do_not_depend_on_what_a_loss_is_counted_from(end):
+    """Energies and likelihoods end anywhere; noise of the batches and their repeats are told all the same."""
+    w_key, noise_key = jax.random.split(jax.random.key(5))
+    x = jnp.linspace(-1.0, 1.0, 6)
+    targets = jnp.sin(3 * x) + 0.1 * jax.random.normal(noise_key, (80, 6))
+    start = {"a": 2 * jax.random.normal(w_key, (8,)), "b": jnp.zeros(8), "c": jnp.ones(8) / 8}
+
+    def rows(w, sample):
+        return jnp.tanh(sample[0] * w["a"] + w["b"]) @ w["c"] - sample[1]
+
+    def states(end):
+        def loss_fn(rows, batch):
+            return end + jnp.mean(jnp.sqrt(1 + rows**2))
+
+        def loss(w, batch):
+            return loss_fn(jax.vmap(rows, (None, 0))(w, batch), batch)
+
+        opt = hig_optax.adaptive_hig(rows, loss_fn=loss_fn)
+
+        def body(carry, targets):
+            w, state = step(opt, *carry, (x, targets), loss)
+            return (w, state), state
+
+        return jax.jit(lambda w: jax.lax.scan(body, (w, opt.init(w)), targets))(start)[1]
+
+    found, expected = states(end), states(0.0)
+    assert expected.plateau.scale[-1] < 0.9  # there is noise to be told
+    np.testing.assert_allclose(found.plateau.scale, expected.plateau.scale, rtol=1e-2)
+    np.testing.assert_array_equal(found.repeats, expected.repeats)
+
+
 def test_norms_and_logarithms_of_squares_train_like_squares():
     """What has the minimum of a sum of squares is as good a loss, though straight or bent downwards."""
 

@@ -127,20 +127,22 @@ def test_residuals_without_forward_rule_are_not_accelerated():
 
 
 @pytest.mark.parametrize(
-    ("repeats", "loss", "expected", "number", "found"),
+    ("repeats", "loss", "excess", "expected", "number", "found"),
     [
-        (0, 1.0, 1.0, 1, 1),
-        (1, 1.0, 1.0 + 1e-5, 2, 2),
-        (1, 1.0, 1.01, 2, 0),  # not yet sure, and not the same
-        (2, 1.0, 1.009, 3, 3),  # rows that are rounding
-        (2, 1.0, 1.1, 3, 0),
-        (5, np.nan, 1.0, 6, 0),
-        (0, 0.0, 0.0, 0, 0),  # before the first step nothing was expected
+        (0, 1.0, 1.0, 1.0, 1, 1),
+        (1, 1.0, 1.0, 1.0 + 1e-5, 2, 2),
+        (1, 1.0, 1.0, 1.01, 2, 0),  # not yet sure, and not the same
+        (2, 1.0, 1.0, 1.009, 3, 3),  # rows that are rounding
+        (2, 1.0, 1.0, 1.1, 3, 0),
+        (5, np.nan, np.nan, 1.0, 6, 0),
+        (0, 0.0, 0.0, 0.0, 0, 0),  # before the first step nothing was expected
+        (1, 1000.0, 1.0, 1000.1, 2, 0),  # other samples, under a loss that is far from zero
+        (1, -1000.0, 1.0, -1000.0002, 2, 2),  # rounding of such a loss
     ],
 )
-def test_repeats(repeats, loss, expected, number, found):
-    arguments = jnp.int32(repeats), jnp.float32(loss), jnp.float32(expected), jnp.int32(number)
-    assert count_repeats(*arguments) == found
+def test_repeats(repeats, loss, excess, expected, number, found):
+    losses = map(jnp.float32, (loss, excess, expected))
+    assert count_repeats(jnp.int32(repeats), *losses, jnp.int32(number)) == found
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])

@@ -141,7 +141,7 @@ def see(
     at = linearise(settings, columns, batch, devices, state.count)
     model = model_of(settings.loss_fn, at)
     expected = jnp.where(state.accepted, state.trial_loss, state.loss)
-    repeats = count_repeats(state.repeats, model.loss, expected, state.count)
+    repeats = count_repeats(state.repeats, model.loss, model.excess, expected, state.count)
     is_fixed = (repeats >= FIXED_AFTER) & (at.solver != "krylov" or at.held is not None)
     is_large_enough = may_accelerate and is_large(at)
     # Where J is dear, short steps by products average more batches in the same time.

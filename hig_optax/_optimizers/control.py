@@ -48,22 +48,34 @@ FREE_FACTOR, DAMPED_FACTOR = 0.3, 0.01
 
 
 # A batch counts as fixed once so many steps in a row have found the loss that the one before had left: up to
-# sqrt(ε) of it, what its rounding leaves of a difference that fell by a few decades. Of batches that change,
-# one in a thousand does so by chance, in float32. Then up to 1 % of it: near the end the rows themselves are
-# rounding. Of new samples on which the network does as well the loss may be that close, for a step.
+# its rounding, and sqrt(ε) of what it may still fall, which is what rounding leaves of a difference that fell
+# by a few decades. Of batches that change, one in a thousand does so by chance, in float32. Then up to 1 % of
+# it: near the end the rows themselves are rounding. Of new samples on which the network does as well the loss
+# may be that close, for a step.
 FIXED_AFTER, STILL_FIXED = 2, 0.01
 
 
 def count_repeats(
     repeats: Int[Array, ""],
     loss: Float[Array, ""],
+    excess: Float[Array, ""],
     expected: Float[Array, ""],
     count: Int[Array, ""],
 ) -> Int[Array, ""]:
-    """How many steps in a row have found the loss that was `expected` of the batch before, with this one."""
-    tolerance = jnp.where(repeats >= FIXED_AFTER, STILL_FIXED, jnp.finfo(loss.dtype).eps ** 0.5)
+    """How many steps in a row have found the loss that was `expected` of the batch before, with this one.
+
+    Args:
+        repeats: The same after the step before.
+        loss: Of this batch.
+        excess: By how much that may still fall.
+        expected: The loss that the step before left of its batch.
+        count: Number of steps so far.
+    """
+    eps = jnp.finfo(loss.dtype).eps
+    tolerance = jnp.where(repeats >= FIXED_AFTER, STILL_FIXED, eps**0.5).astype(loss.dtype)
+    rounding = STATIONARY_IN_EPS * eps * jnp.abs(loss)
     gap = jnp.abs(loss - expected.astype(loss.dtype))
-    is_same = (count > 0) & (gap <= tolerance.astype(loss.dtype) * jnp.abs(loss))
+    is_same = (count > 0) & (gap <= tolerance * jnp.abs(excess) + rounding)
     return jnp.where(is_same, optax.safe_increment(repeats), 0)
 
 

@@ -22,6 +22,9 @@ class Model(NamedTuple):
     cotangent: Float[Array, " m"]
     curvature: Float[Array, ""]
     """Second derivative along the cotangent."""
+    excess: Float[Array, ""]
+    """By how much the model falls to its minimum, ‖g‖²/(2h): the loss, of a sum of squares. A loss that ends
+    above or below zero, such as a likelihood or an energy, is measured from its own end so."""
     decrease: Callable[[Float[Array, " m"]], Float[Array, ""]]
     """``new rows -> loss(y) - loss(new rows)``, not finite where the new rows are not."""
 
@@ -43,8 +46,12 @@ def model_of(loss_fn: LossFn | None, at: Linearised) -> Model:
         of_square = length * (length / jnp.where(is_positive, loss, 1))
         of_rows = jnp.vdot(g, y / jnp.where(size > 0, size, 1), precision="highest")
         bent = jnp.where(is_positive, of_square, of_rows / jnp.where(size > 0, size, 1))
-        curvature = jnp.where(curvature > STRAIGHT * bent, curvature, bent)
-        return Model(loss, g, curvature, lambda new: loss - loss_at(new))
+        is_curved = curvature > STRAIGHT * bent
+        curvature = jnp.where(is_curved, curvature, bent)
+        excess = jnp.where(
+            is_curved, length / 2 * (length / jnp.where(is_curved, curvature, 1)), loss
+        )
+        return Model(loss, g, curvature, excess, lambda new: loss - loss_at(new))
 
     scale = 1 / jnp.asarray(at.residual.num_averaged, y.dtype)
 
@@ -53,4 +60,4 @@ def model_of(loss_fn: LossFn | None, at: Linearised) -> Model:
         return scale / 2 * jnp.sum((y - new) * (y + new))
 
     loss = scale / 2 * jnp.sum(jnp.square(y))
-    return Model(loss, scale * y, scale, decrease)
+    return Model(loss, scale * y, scale, loss, decrease)
