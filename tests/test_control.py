@@ -149,3 +149,11 @@ def test_what_always_fails_is_tried_at_a_millionth_at_last():
         trial, scale = shorten_until_lower(lambda scale: -scale, scale, jnp.array(True))
         assert not trial.accepted
     np.testing.assert_allclose(scale, 4.0**-10)
+
+
+def test_the_bound_shrinks_with_small_factors():
+    shares = [
+        float(Plateau.start(jnp.float32)._replace(scale=jnp.float32(scale)).bound_share)
+        for scale in (1.0, 0.2, 0.1, 0.001)
+    ]
+    np.testing.assert_allclose(shares, [1.0, 1.0, 0.5, 0.005], rtol=1e-6)

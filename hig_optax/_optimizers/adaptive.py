@@ -86,9 +86,10 @@ def adaptive_hig(
     slope of that along the last step. Where the slope says that the last step was too long for samples that
     it was not fitted to, s shrinks, by up to one e-fold in `patience` batches; where it was too short, s
     grows, up to 1. Against this stands progress: where the loss falls as t⁻ᵖ in t batches, 0.7 p, less what
-    chance makes of it, counts as much as a slope of that share of the loss; and for p < 1 s falls as
-    t^((p-1)/2) by itself. The least damping rises from `min_relative_damping` at s = 0.3 to 1 at s = 0.01,
-    geometrically in s. Both take out the noise that single batches leave in the parameters: a schedule that
+    chance makes of it, counts as much as a slope of that share of what the loss may still fall (of the loss,
+    for a sum of squares); and for p < 1 s falls as t^((p-1)/2) by itself. The least damping rises from
+    `min_relative_damping` at s = 0.3 to 1 at s = 0.01, geometrically in s, and below s = 0.2 the bound
+    shrinks with s. All of it takes out the noise that single batches leave in the parameters: a schedule that
     needs no horizon.
 
     The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:

@@ -56,7 +56,7 @@ def reach(
         patience: As in `hig_optax.adaptive_hig`.
     """
     work, recipe, plateau = step.dtype, seen.recipe, state.plateau
-    rate = jnp.asarray(rate, work)
+    rate, bound_share = jnp.asarray(rate, work), jnp.ones((), work)
     least = jnp.asarray(recipe.min_relative_damping, state.damping.dtype)
     least = jnp.where(jnp.isfinite(least), least, 0)
     if plateau is not None and patience is not None:
@@ -70,12 +70,13 @@ def reach(
         plateau = jax.tree.map(lambda new, old: jnp.where(is_idle, old, new), after, plateau)
         used = plateau._replace(scale=jnp.where(is_idle, 1, plateau.scale))
         rate *= used.scale.astype(work)
+        bound_share = used.bound_share.astype(work)
         least = used.least_damping(least)
     norm = jnp.abs(rate) * jnp.linalg.norm(step)
     share, is_cut = jnp.ones((), work), jnp.zeros((), bool)
     if recipe.max_relative_step is not None:
         size = jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(work))) for x in columns.parts))
-        bound = jnp.asarray(recipe.max_relative_step, work) * jnp.maximum(size, 1)
+        bound = jnp.asarray(recipe.max_relative_step, work) * jnp.maximum(size, 1) * bound_share
         is_free = seen.is_fixed & choices.is_auto("max_relative_step")
         share, is_cut = share_within(norm, jnp.where(is_free, jnp.inf, bound))
     return Reach(rate, norm, share, is_cut, least, plateau)
