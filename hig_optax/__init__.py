@@ -3,7 +3,7 @@
 from hig_optax import baselines
 from hig_optax._diagnosis.diagnosis import Diagnosis, Finding, diagnose
 from hig_optax._diagnosis.symptoms import SYMPTOMS, Symptom
-from hig_optax._inputs.settings import STATIC_ARGS
+from hig_optax._inputs.checks import STATIC_ARGS
 from hig_optax._inputs.weights import weighted_residual
 from hig_optax._moved import refuse_moved as _refuse_moved
 from hig_optax._optimizers.accumulate import AccumulateState, accumulate
@@ -14,7 +14,7 @@ from hig_optax._optimizers.hig import hig
 from hig_optax._optimizers.scale import ScaleByHigState, scale_by_hig
 from hig_optax._planning.options import Option, Plan
 from hig_optax._planning.planning import plan
-from hig_optax._types import Spectrum
+from hig_optax._types import Krylov, Spectrum
 
 __version__ = "0.2.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "AdaptiveHigState",
     "Diagnosis",
     "Finding",
+    "Krylov",
     "Option",
     "Plan",
     "ScaleByHigState",

@@ -1,5 +1,6 @@
 """What the steps of the method hand to one another, and what the state reports."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,25 @@ ResidualFns = ResidualFn | Mapping[str, ResidualFn]
 LossFn = Callable[[Tree, Tree], jax.Array]
 """``(rows, batch) -> scalar``: the loss of the rows of the whole batch."""
 
-Solver = Literal["auto", "svd", "gram", "krylov"]
+DEFAULT_MATVECS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Krylov:
+    """``solver="krylov"`` with a number of products other than the default.
+
+    Example:
+        >>> import hig_optax
+        >>> hig_optax.adaptive_hig(lambda w, x: w - x, solver=hig_optax.Krylov(10)).init(0.0).count
+        Array(0, dtype=int32)
+    """
+
+    num_matvecs: int = DEFAULT_MATVECS
+    """So many products with J, and with Jᵀ: the dimension of the subspace in which the step is sought."""
+
+
+SolverName = Literal["auto", "svd", "gram", "krylov"]
+Solver = SolverName | Krylov
 JacobianMode = Literal["auto", "reverse", "forward"]
 BadSamples = Literal["refuse", "drop"]
 Scalar = float | jax.Array

@@ -8,7 +8,7 @@ from typing import Any
 
 import optax
 
-from hig_optax._moved import refuse_moved
+from hig_optax._moved import refuse_moved, without_old_settings
 from hig_optax._optimizers.adaptive import adaptive_hig
 from hig_optax._optimizers.hig import hig
 from hig_optax._optimizers.spring import spring as spring
@@ -191,24 +191,19 @@ def levenberg_marquardt(
     )
 
 
+@without_old_settings
 def adaptive_levenberg_marquardt(
     residual_fn: ResidualFns,
     *,
     loss_fn: LossFn | None = None,
     learning_rate: optax.ScalarOrSchedule = 1.0,
-    init_relative_damping: Scalar = 1e-2,
     momentum: Scalar = 0.0,
     max_relative_step: Scalar | None = None,
     patience: Scalar | None = None,
     min_relative_damping: Scalar = 1e-10,
-    rtol: Scalar = 0.0,
-    atol: Scalar = 0.0,
-    max_rank: int | None = None,
     batch_axis: Tree = 0,
     mask: Any = None,
-    jacobian: JacobianMode = "auto",
     solver: Solver = "auto",
-    num_matvecs: int | None = None,
     chunk_size: int | None = None,
     spectrum_size: int = 64,
     axis_name: AxisName = None,
@@ -255,19 +250,13 @@ def adaptive_levenberg_marquardt(
         loss_fn=loss_fn,
         learning_rate=learning_rate,
         exponent=-1.0,
-        init_relative_damping=init_relative_damping,
         momentum=momentum,
         max_relative_step=max_relative_step,
         patience=patience,
         min_relative_damping=min_relative_damping,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
         batch_axis=batch_axis,
         mask=mask,
-        jacobian=jacobian,
         solver=solver,
-        num_matvecs=num_matvecs,
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,
         axis_name=axis_name,

@@ -54,6 +54,22 @@ SETTINGS = [
         ValueError,
         'num_matvecs is the number of products .* got 10 with solver="gram"',
     ),
+    (
+        {"solver": hig_optax.Krylov(3), "num_matvecs": 4},
+        ValueError,
+        r"num_matvecs is given twice, as 4 and by solver=Krylov\(num_matvecs=3\)",
+    ),
+    ({"solver": hig_optax.Krylov(0)}, ValueError, "num_matvecs must be at least 1"),
+    (
+        {"solver": hig_optax.Krylov},
+        ValueError,
+        "solver must be one of .* got <class .*Krylov",
+    ),
+    (
+        {"max_rank": jnp.int32(4)},
+        TypeError,
+        r'max_rank .* use static_args=\(\*hig_optax.STATIC_ARGS, "max_rank"\)',
+    ),
     ({"jacobian": "backward"}, ValueError, "jacobian must be one of 'auto', 'reverse', 'forward'"),
     ({"max_rank": 0}, ValueError, "max_rank must be at least 1 or None, got 0"),
     ({"max_rank": 2.5}, TypeError, "max_rank must be a Python int, got 2.5"),

@@ -176,12 +176,12 @@ def compiled(opt):
 OPTIMIZERS = {
     "hig-svd": Ours(hig_optax.hig, {"solver": "svd", "rtol": 1e-3}),
     "hig-gram": Ours(hig_optax.hig, {"solver": "gram", "rtol": 1e-3}),
-    "hig-krylov": Ours(hig_optax.hig, {"solver": "krylov", "num_matvecs": 4, "rtol": 1e-3}),
+    "hig-krylov": Ours(hig_optax.hig, {"solver": hig_optax.Krylov(4), "rtol": 1e-3}),
     "gauss_newton": Ours(baselines.gauss_newton, {"rtol": 1e-3}),
     "levenberg_marquardt": Ours(baselines.levenberg_marquardt, {"damping": 1e-2}),
     "adaptive_hig": Ours(
         hig_optax.adaptive_hig,
-        {"rtol": 1e-3, "exponent": -0.75, "momentum": 0.9, "max_relative_step": 5.0, "patience": 2},
+        {"exponent": -0.75, "momentum": 0.9, "max_relative_step": 5.0, "patience": 2},
     ),
 }
 FLOAT32 = 1e-3

@@ -239,7 +239,9 @@ def test_spectrum_size(size):
 
 
 def test_inject_hyperparams_with_schedules_compiles_once():
-    opt = optax.inject_hyperparams(hig_optax.hig, static_args=hig_optax.STATIC_ARGS)(
+    # A number for a setting that not all optimizers have is named beside the others.
+    static = (*hig_optax.STATIC_ARGS, "max_rank")
+    opt = optax.inject_hyperparams(hig_optax.hig, static_args=static)(
         learning_rate=optax.linear_schedule(1.0, 0.1, 5),
         residual_fn=residual,
         rtol=optax.constant_schedule(1e-3),

@@ -20,37 +20,14 @@ from hig_optax._types import (
     AxisName,
     BadSamples,
     JacobianMode,
+    Krylov,
     LossFn,
     ResidualFns,
     Scalar,
     Solver,
+    SolverName,
     Tree,
 )
-
-STATIC_ARGS = (
-    "residual_fn",
-    "loss_fn",
-    "max_rank",
-    "batch_axis",
-    "mask",
-    "jacobian",
-    "solver",
-    "num_matvecs",
-    "chunk_size",
-    "spectrum_size",
-    "axis_name",
-    "bad_samples",
-)
-"""Names of the settings that are not numbers to be traced, for ``optax.inject_hyperparams``.
-
-Example:
-    >>> import hig_optax, jax.numpy as jnp, optax
-    >>> opt = optax.inject_hyperparams(hig_optax.hig, static_args=hig_optax.STATIC_ARGS)(
-    ...     learning_rate=1.0, residual_fn=lambda w, x: w * x, rtol=1e-4
-    ... )
-    >>> sorted(opt.init(jnp.ones(2)).hyperparams)
-    ['atol', 'damping', 'exponent', 'learning_rate', 'rtol']
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +74,14 @@ class Settings:
             check_function("residual_fn", self.residual_fn, ("params", "sample"))
         if self.loss_fn is not None:
             check_function("loss_fn", self.loss_fn, ("rows", "batch"))
+        if isinstance(self.solver, Krylov):
+            if self.num_matvecs is not None:
+                raise ValueError(
+                    f"num_matvecs is given twice, as {self.num_matvecs} and by solver={self.solver}. Leave "
+                    "one out."
+                )
+            object.__setattr__(self, "num_matvecs", self.solver.num_matvecs)
+            object.__setattr__(self, "solver", "krylov")
         for name in ("max_rank", "num_matvecs", "chunk_size", "spectrum_size"):
             check_count(name, getattr(self, name), optional=name != "spectrum_size")
         if self.rows_per_sample != "auto":
@@ -104,7 +89,7 @@ class Settings:
         _check_batch_axis(self.batch_axis)
         _check_axis_name(self.axis_name)
         check_choice("jacobian", self.jacobian, get_args(JacobianMode))
-        check_choice("solver", self.solver, get_args(Solver))
+        check_choice("solver", self.solver, get_args(SolverName))
         check_choice("bad_samples", self.bad_samples, get_args(BadSamples))
         if self.num_matvecs is not None and self.solver not in ("auto", "krylov"):
             raise ValueError(
@@ -163,7 +148,7 @@ def _check_batch_axis(batch_axis: Tree) -> None:
         if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
             raise TypeError(
                 f"batch_axis must be an int, None, or a tree of them, got {shown(axis)}. "
-                f"{static_hint(axis)}"
+                f"{static_hint('batch_axis', axis)}"
             )
 
 
@@ -171,5 +156,6 @@ def _check_axis_name(name: Any) -> None:
     names = name if isinstance(name, tuple) else (name,)
     if name is not None and not all(isinstance(x, str) for x in names):
         raise TypeError(
-            f"axis_name must be a str, a tuple of them, or None, got {shown(name)}. {static_hint(name)}"
+            "axis_name must be a str, a tuple of them, or None, "
+            f"got {shown(name)}. {static_hint('axis_name', name)}"
         )

@@ -112,9 +112,10 @@ def scale_by_hig(
             with J and Jᵀ alone, for a J too large to be held or decomposed; or ``"auto"``: ``"gram"`` or
             ``"svd"``, whichever is right, then whichever is faster.
         num_matvecs: Dimension of the subspace of ``"krylov"``: so many products with J, and with Jᵀ (None:
-            20). `Spectrum.unsettled` says whether it is enough. Give `loss_fn` with it: the subspace then
-            starts from ∂L/∂y and is the best for its size. From an incoming gradient, part of which may lie
-            outside the row space of J, it has to start one product further away.
+            20); ``solver=Krylov(10)`` says both. `Spectrum.unsettled` says whether it is enough. Give
+            `loss_fn` with it: the subspace then starts from ∂L/∂y and is the best for its size. From an
+            incoming gradient, part of which may lie outside the row space of J, it has to start one product
+            further away.
         chunk_size: How many samples are differentiated at once, to bound memory; how many rows (columns in
             forward mode) where ``batch_axis=None``. None: all. With ``"gram"`` the m×n Jacobian is then not
             held: memory is O(min(m, n)² + chunk_size·n), and for m <= n what is not kept as outer products is
