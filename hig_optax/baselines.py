@@ -88,24 +88,7 @@ def gauss_newton(
         Schnell, Holl and Thuerey, Half-Inverse Gradients for Physical Deep Learning, ICLR 2022, compares
         with it.
     """
-    return hig(
-        learning_rate,
-        residual_fn,
-        loss_fn=loss_fn,
-        exponent=-1.0,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
-        batch_axis=batch_axis,
-        mask=mask,
-        jacobian=jacobian,
-        solver=solver,
-        num_matvecs=num_matvecs,
-        chunk_size=chunk_size,
-        spectrum_size=spectrum_size,
-        axis_name=axis_name,
-        bad_samples=bad_samples,
-    )
+    return hig(exponent=-1.0, **locals())
 
 
 def levenberg_marquardt(
@@ -170,25 +153,7 @@ def levenberg_marquardt(
         Marquardt, An Algorithm for Least-Squares Estimation of Nonlinear Parameters, 1963: the damped
         normal equations.
     """
-    return hig(
-        learning_rate,
-        residual_fn,
-        loss_fn=loss_fn,
-        exponent=-1.0,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
-        damping=damping,
-        batch_axis=batch_axis,
-        mask=mask,
-        jacobian=jacobian,
-        solver=solver,
-        num_matvecs=num_matvecs,
-        chunk_size=chunk_size,
-        spectrum_size=spectrum_size,
-        axis_name=axis_name,
-        bad_samples=bad_samples,
-    )
+    return hig(exponent=-1.0, **locals())
 
 
 @without_old_settings
@@ -245,20 +210,4 @@ def adaptive_levenberg_marquardt(
     References:
         Levenberg, Quart. Appl. Math. 2 (1944) 164; Marquardt, SIAM J. Appl. Math. 11 (1963) 431.
     """
-    return adaptive_hig(
-        residual_fn,
-        loss_fn=loss_fn,
-        learning_rate=learning_rate,
-        exponent=-1.0,
-        momentum=momentum,
-        max_relative_step=max_relative_step,
-        patience=patience,
-        min_relative_damping=min_relative_damping,
-        batch_axis=batch_axis,
-        mask=mask,
-        solver=solver,
-        chunk_size=chunk_size,
-        spectrum_size=spectrum_size,
-        axis_name=axis_name,
-        bad_samples=bad_samples,
-    )
+    return adaptive_hig(exponent=-1.0, **locals())

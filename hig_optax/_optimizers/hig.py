@@ -83,24 +83,8 @@ def hig(
     References:
         Schnell, Holl and Thuerey, Half-Inverse Gradients for Physical Deep Learning, ICLR 2022.
     """
-    direction = scale_by_hig(
-        residual_fn,
-        loss_fn=loss_fn,
-        exponent=exponent,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
-        damping=damping,
-        batch_axis=batch_axis,
-        mask=mask,
-        jacobian=jacobian,
-        solver=solver,
-        num_matvecs=num_matvecs,
-        chunk_size=chunk_size,
-        spectrum_size=spectrum_size,
-        axis_name=axis_name,
-        bad_samples=bad_samples,
-    )
+    settings = {name: value for name, value in locals().items() if name != "learning_rate"}
+    direction = scale_by_hig(**settings)
     scale = optax.scale_by_learning_rate(checked_rate(learning_rate))
 
     def init_fn(params: Tree) -> tuple[ScaleByHigState, Any]:

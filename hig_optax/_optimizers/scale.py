@@ -207,24 +207,7 @@ def scale_by_hig(
         takes σ^(-1/2) by a truncated SVD of the Jacobian stacked over the mini-batch, and the mean over the
         batch of the loss; the authors' code cuts relative to σ₁, as here.
     """
-    settings = Settings(
-        residual_fn=residual_fn,
-        loss_fn=loss_fn,
-        exponent=exponent,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
-        damping=damping,
-        batch_axis=batch_axis,
-        mask=mask,
-        jacobian=jacobian,
-        solver=solver,
-        num_matvecs=num_matvecs,
-        chunk_size=chunk_size,
-        spectrum_size=spectrum_size,
-        axis_name=axis_name,
-        bad_samples=bad_samples,
-    )
+    settings = Settings(**locals())
     if bad_samples == "drop" and loss_fn is None:
         raise ValueError(
             'bad_samples="drop" needs loss_fn, got None: the incoming gradient is that of all samples, and '
