@@ -135,11 +135,8 @@ def adaptive_hig(
             products, `solver` is ``"krylov"``. None: all rows. Residuals that take the whole batch
             keep all. A number under ``optax.inject_hyperparams`` is one more static argument:
             ``static_args=(*STATIC_ARGS, "rows_per_sample")``.
-        bad_samples: What becomes of a batch in which a sample has rows or derivatives that are NaN or inf (a
-            norm at zero, a degenerate eigenvalue, an input that is NaN). ``"refuse"``: the step is not taken,
-            so that nothing is left out in silence; `Spectrum.num_bad_samples` says how many there are.
-            ``"drop"``: their rows and derivatives count as zero, here and in the trial, and the mean goes
-            over the others. See `scale_by_hig` for what that costs, and what `loss_fn` gets.
+        bad_samples: As in `scale_by_hig`, but ``"drop"`` needs no `loss_fn`: bad samples are left out of the
+            step, of the trial and of the mean.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` whose updates are final: add them to the parameters.
