@@ -130,18 +130,14 @@ def spring(
     """
     settings = Settings(
         residual_fn=residual_fn,
-        loss_fn=None,
         exponent=-1.0,
         rtol=0.0,
-        atol=0.0,
-        max_rank=None,
         damping=damping,
         batch_axis=batch_axis,
         mask=mask,
         jacobian=jacobian,
         solver=solver,
         num_matvecs=num_matvecs,
-        chunk_size=None,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
         bad_samples=bad_samples,
