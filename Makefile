@@ -35,7 +35,7 @@ types: $(VENV)/dev.stamp
 
 pytest: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n auto -m "not devices"
-	HIG_OPTAX_TEST_DEVICES=8 $(BIN)/python -m pytest tests -m devices
+	HIG_OPTAX_TEST_DEVICES=8 $(BIN)/python -m pytest -n auto tests -m devices
 
 notebooks: $(VENV)/dev.stamp
 	HIG_OPTAX_QUICK=1 JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest --nbmake notebooks -n auto

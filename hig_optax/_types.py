@@ -99,9 +99,11 @@ class Spectrum(NamedTuple):
     Without `loss_fn` there is nothing to compare: NaN, or 0 in a step compiled under ``jax_debug_nans``."""
 
     unsettled: Float[Array, ""]
-    """How much of the direction the second half of `num_matvecs` has changed, ‖d_k - d_h‖ / ‖d_k‖: 0 where
-    more products would change nothing, and for solvers that decompose J itself. A large value (say 0.3), or
-    a rank equal to `num_matvecs`, says that the subspace is too small for the exact direction."""
+    """With ``solver="krylov"``, a share in [0, 1]: what the second half of `num_matvecs` has brought of the
+    decrease that the linearised rows promise at the direction's best length, and with `loss_fn` at most what
+    is left of the loss then. Twice as many products would add about as much or less, with the same damping:
+    below some 0.05 fewer would do; above 0.3 there is much to be had, though a step may not be worth it. 0
+    where the subspace is exhausted, and for solvers that decompose J itself."""
 
     block_shares: dict[str, Float[Array, ""]]
     """Where `residual_fn` is a dict of blocks: how much of the captured gradient x comes through the rows of

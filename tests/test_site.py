@@ -20,6 +20,7 @@ def tool(name):
 
 
 check = tool("check")
+formulas = tool("formulas")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,31 @@ def test_formulas_and_examples_are_set(site):
         assert not re.search(r"<blockquote>\s*<blockquote>", text), page
         assert not re.search(r'<p class="admonition-title">(Example|References|Notes)', text), page
         assert "&gt;&gt;&gt;" in text or "command_line" in str(page), page
+    for page in ("optimizers", "baselines"):  # whose docstrings have formulas
+        text = (site / "reference" / page / "index.html").read_text()
+        assert text.count('<div class="formula">') == 3
+        assert not re.search(r"<code>[^&<]*[Σσ]", text)
+
+
+@pytest.mark.parametrize(
+    ("plain", "tex"),
+    [
+        ("V Σ⁻¹ Uᵀ g", r"V Σ^{-1} U^\top g"),
+        ("σ (σ² + λ)^((κ-1)/2)", r"σ (σ^2 + λ)^{(κ-1)/2}"),
+        ("σ_(k+1) <= rtol·σ₁", r"σ_{k+1} \le ~{\text{rtol}}\cdot σ_1"),
+        ("a    b", r"a \qquad b"),
+    ],
+)
+def test_plain_formulas_become_tex(plain, tex):
+    assert " ".join(formulas.tex(plain).split()) == " ".join(tex.split())
+
+
+def test_formulas_of_a_docstring_are_told_from_its_code():
+    text = "It is\n\n    x = σ² y,\n\nwith σ_k, or\n\n    >>> σ = 1\n\nEnd"
+    expected = "It is\n\n$$\nx = σ^2 y,\n$$\n\nwith $σ_k$, or\n\n    >>> σ = 1\n\nEnd"
+    assert formulas.formulas_set(text) == expected
+    text = "As\n\n    a    one\n    b    two,\n         three\n\nEnd"
+    assert formulas.formulas_set(text) == "As\n\n* **a**: one\n* **b**: two, three\n\nEnd"
 
 
 def test_search_copy_buttons_and_dark_colours_are_there(site):

@@ -63,9 +63,14 @@ WRAPPERS = {
 }
 
 
-def trained(wrap, how):
+INNER = {
+    "adaptive_hig": lambda: hig_optax.adaptive_hig(residual),
+    "hig": lambda: hig_optax.hig(0.1, residual),
+}
+
+
+def trained(wrap, how, inner):
     """The loss after four steps."""
-    inner = hig_optax.hig(0.1, residual)
     opt = wrap(hig_optax.with_batch(inner, BATCH) if how == "bound" else inner)
     params, state = PARAMS, opt.init(PARAMS)
 
@@ -81,12 +86,12 @@ def trained(wrap, how):
     return loss(params)
 
 
-def outcome(wrap):
+def outcome(wrap, inner):
     """(what helps, who refused it before that)."""
     who = "-"
     for how, helps in HELPS.items():
         try:
-            after = trained(wrap, how)
+            after = trained(wrap, how, inner)
         except (TypeError, ValueError) as error:
             at = error.__traceback__
             while at.tb_next is not None:
@@ -100,9 +105,10 @@ def outcome(wrap):
     return "no", who
 
 
+@pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("name", WRAPPERS)
-def test_the_table_says_what_happens(name):
-    assert outcome(WRAPPERS[name]) == FOUND[name]
+def test_the_table_says_what_happens(name, inner):
+    assert outcome(WRAPPERS[name], INNER[inner]()) == FOUND[name]
 
 
 def test_the_table_has_no_other_rows():

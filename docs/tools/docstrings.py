@@ -1,11 +1,16 @@
-"""Docstrings as the reference shows them: examples as code, names of the package as links."""
+"""Docstrings as the reference shows them: examples as code, formulas as TeX, public names as links."""
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import griffe
 
 import hig_optax
+
+sys.path.insert(0, str(Path(__file__).parent))
+from formulas import formulas_set
 
 PUBLIC = {name: f"hig_optax.{name}" for name in hig_optax.__all__}
 PUBLIC |= {
@@ -29,6 +34,7 @@ def rewritten(text: str) -> str:
     text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
     for title in ("Notes", "References"):
         text = re.sub(rf"^{title}:\n((?:    .*\n?|\n)+)", _as_text(title), text, flags=re.MULTILINE)
+    text = formulas_set(text)
     return re.sub(r"(?<!`)`(?:hig_optax\.)?(?:baselines\.)?(\w+)((?:\.\w+)?)`(?!`)", _linked, text)
 
 

@@ -69,7 +69,7 @@ def scale_by_hig(
     With rows y(θ) stacked over the mini-batch, J = ∂y/∂θ = U Σ Vᵀ and an incoming gradient x = Jᵀ ∂L/∂y,
     ``update`` returns
 
-        V h(Σ) Vᵀ x,    h(σ) = (σ² + λ)^((κ-1)/2) where σ > max(rtol·σ₁, atol, noise), else 0,
+        V h(Σ) Vᵀ x,    h(σ) = (σ² + λ)^((κ-1)/2)    where σ > max(rtol·σ₁, atol, noise), else 0,
 
     which for λ = 0 is V Σ^κ Uᵀ ∂L/∂y over the kept singular values: the plain gradient for κ = 1, the
     half-inverse gradient for κ = -1/2, Gauss-Newton for κ = -1. Not negated and without learning rate:

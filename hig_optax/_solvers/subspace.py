@@ -15,6 +15,7 @@ from hig_optax._solvers.formula import (
     RowBlocks,
     Scaling,
     cosine,
+    in_unit,
     ratio,
     shares_of,
     unit_of,
@@ -70,8 +71,7 @@ def krylov_direction(
 
     Returns:
         As `half_inverse_direction`, with Ritz values for singular values. `gradient_kept` counts what the
-        subspace has of the gradient; `unsettled` is ‖d_k - d_h‖ / ‖d_k‖, where d_h is the direction after
-        half the products.
+        subspace has of the gradient; `unsettled` is told by the direction after half the products.
     """
     x = gradient if cotangent is None else cotangent
     x = x / unit_of(x)[0]
@@ -114,8 +114,7 @@ def krylov_direction(
             solver=solver,
         )
 
-    small, half = on_first(num_matvecs), on_first(max(1, num_matvecs // 2))
-    change, length = norm(small.direction - half.direction), norm(small.direction)
+    small, half = on_first(num_matvecs), on_first(num_matvecs // 2)
     gradient_kept, gradient_cosine, incoming = small.gradient_kept, None, norm(gradient)
     if cotangent is None:
         inside = jnp.square(norm(small_gradient) / jnp.where(incoming > 0, incoming, 1))
@@ -133,9 +132,46 @@ def krylov_direction(
         direction=dot(small.direction, V),
         gradient_kept=gradient_kept,
         gradient_cosine=gradient_cosine,
-        unsettled=jax.lax.stop_gradient(change / jnp.where(length > 0, length, 1)),
+        unsettled=jax.lax.stop_gradient(
+            _still_to_gain(B, small_gradient, small_cotangent, half.direction, small.direction)
+        ),
         is_finite=small.is_finite & jnp.isfinite(incoming) & jnp.all(jnp.isfinite(start)),
     )
+
+
+def _still_to_gain(
+    B: Float[Array, "k+1 k"],
+    gradient: Float[Array, " k"],
+    cotangent: Float[Array, " k+1"] | None,
+    half: Float[Array, " k"],
+    whole: Float[Array, " k"],
+) -> Float[Array, ""]:
+    """See `hig_optax.Spectrum.unsettled`; all vectors in the coordinates of the subspace.
+
+    At its best length a direction d promises a decrease in proportion to (xᵀd)² / ‖Jd‖², of ½‖g‖² the share
+    cos²(g, Jd). What the second half of the products has brought, the next ones may bring again, up to all
+    of the loss.
+
+    Args:
+        B: J there.
+        gradient: x.
+        cotangent: g, if it is known.
+        half: The direction after half of the products.
+        whole: The direction.
+    """
+    x, J = in_unit(gradient)[0], in_unit(B)[0]
+
+    def promised(d: Array) -> Array:
+        d = in_unit(d)[0]
+        return ratio(jnp.square(dot(x, d)), jnp.sum(jnp.square(dot(J, d))))
+
+    both = promised(whole)
+    share = jnp.clip(ratio(both - promised(half), both), 0, 1)
+    if cotangent is not None:
+        image = dot(J, in_unit(whole)[0])
+        share = jnp.minimum(share, 1 - jnp.square(cosine(cotangent, image)))
+    is_exhausted = B[-1, -1] == 0
+    return jnp.where(is_exhausted, 0, share)
 
 
 def krylov_step(

@@ -21,7 +21,7 @@ from hig_optax.experiments.table import Table
 
 NUMBER = 3000
 
-HEAD = """# Trust: directions of matrices whose factors are known
+HEAD = r"""# Trust: directions of matrices whose factors are known
 
     python -m hig_optax.experiments trust{number}
 
@@ -32,14 +32,15 @@ between two singular values; a quarter is damped. {wanted} matrices and a few mo
 of the shapes {shapes}.
 
 The bound is that of the notes of [`scale_by_hig`](../reference/optimizers.md): with the smallest kept
-singular value σ_k, the largest that is cut σ_(k+1) (or 0), and ε of the dtype of J,
+singular value $\sigma_k$, the largest that is cut $\sigma_{{k+1}}$ (or 0), and ε of the dtype of J,
 
-    error <= c ε σ₁ f(σ_k) ‖g‖ / (σ_k - σ_(k+1)),    c = {svd:g} for svd and krylov, {gram:g} for gram,
+$$\text{{error}} \le c\, \varepsilon\, \frac{{\sigma_1 f(\sigma_k)}}{{\sigma_k - \sigma_{{k+1}}}}\, \|g\|,
+\qquad c = {svd:g} \text{{ for svd and krylov, }} {gram:g} \text{{ for gram,}}$$
 
-times 1 + (2⁻⁵²/ε) σ₁/σ_k where a Gram matrix is decomposed: by gram, and by krylov for a float32 J. A cell
-tells the median and the worst of error / bound: up to 1 the bound holds. "Rows": with `loss_fn`, from the
-derivatives of the loss in the rows; "gradient": from the incoming gradient alone. "Beyond": how many
-directions exceed the bound or report another rank than the exact one.
+times $1 + (2^{{-52}}/\varepsilon)\, \sigma_1/\sigma_k$ where a Gram matrix is decomposed: by gram,
+and by krylov for a float32 J. A cell tells the median and the worst of error / bound: up to 1 it holds.
+"Rows": with `loss_fn`, from the derivatives of the loss in the rows; "gradient": from the incoming gradient
+alone. "Beyond": how many directions exceed the bound or report another rank than the exact one.
 
 `krylov` takes {products} products more than the shorter side has rows. "Out of reach" are directions of which
 it does not promise to see everything: a kept part makes less than {reach} ε of what the subspace starts from,
