@@ -14,7 +14,7 @@ from hig_optax._optimizers.hig import hig
 from hig_optax._optimizers.scale import ScaleByHigState, scale_by_hig
 from hig_optax._planning.options import Option, Plan
 from hig_optax._planning.planning import plan
-from hig_optax._types import Krylov, Spectrum
+from hig_optax._types import Spectrum
 
 __version__ = "0.2.0"
 
@@ -28,7 +28,6 @@ __all__ = [
     "AdaptiveHigState",
     "Diagnosis",
     "Finding",
-    "Krylov",
     "Option",
     "Plan",
     "ScaleByHigState",

@@ -34,7 +34,6 @@ _OF_ADAPTIVE_STEPS = {
     "max_rank": _CUT,
     "jacobian": "reverse or forward mode is chosen by what the residual has rules for. hig and scale_by_hig "
     "have it",
-    "num_matvecs": "the number goes with the solver, solver=hig_optax.Krylov(10)",
     "init_relative_damping": "the state has the damping of the next step, "
     "opt.init(params)._replace(damping=jnp.float32(0.1))",
 }

@@ -1,6 +1,5 @@
 """What the steps of the method hand to one another, and what the state reports."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -22,28 +21,11 @@ ResidualFns = ResidualFn | Mapping[str, ResidualFn]
 LossFn = Callable[[Tree, Tree], jax.Array]
 """``(rows, batch) -> scalar``: the loss of the rows of the whole batch."""
 
-DEFAULT_MATVECS = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Krylov:
-    """``solver="krylov"`` with a number of products other than the default.
-
-    Example:
-        >>> import hig_optax
-        >>> hig_optax.adaptive_hig(lambda w, x: w - x, solver=hig_optax.Krylov(10)).init(0.0).count
-        Array(0, dtype=int32)
-    """
-
-    num_matvecs: int = DEFAULT_MATVECS
-    """So many products with J, and with Jᵀ: the dimension of the subspace in which the step is sought."""
-
-
-SolverName = Literal["auto", "svd", "gram", "krylov"]
-Solver = SolverName | Krylov
+Solver = Literal["auto", "svd", "gram", "krylov"]
 JacobianMode = Literal["auto", "reverse", "forward"]
 BadSamples = Literal["refuse", "drop"]
 Scalar = float | jax.Array
+Count = int | jax.Array
 Rate = Scalar | Callable[[Any], Any]
 """A learning rate, or a schedule: ``number of updates -> learning rate``."""
 AxisName = str | tuple[str, ...] | None

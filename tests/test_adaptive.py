@@ -71,7 +71,8 @@ def test_two_steps_are_the_formula(exponent, solver):
             residual,
             learning_rate=rate,
             exponent=exponent,
-            solver=hig_optax.Krylov(7) if solver == "krylov" else solver,
+            solver=solver,
+            num_matvecs=7 if solver == "krylov" else None,
             momentum=mu,
         )
         state, previous = opt.init(w), np.zeros(7)
@@ -308,7 +309,7 @@ def test_a_rate_that_is_no_number_changes_nothing():
 
 @pytest.mark.parametrize(
     "way",
-    [{}, {"chunk_size": 2}, {"solver": "svd"}, {"solver": hig_optax.Krylov(3)}],
+    [{}, {"chunk_size": 2}, {"solver": "svd"}, {"solver": "krylov", "num_matvecs": 3}],
     ids=str,
 )
 def test_a_linear_residual_keeps_every_promise(way):
@@ -574,15 +575,13 @@ def test_settings_out_of_range(setting, message):
         hig_optax.adaptive_hig(residual, **setting)
 
 
-OLD = ("rtol", "atol", "max_rank", "jacobian", "num_matvecs", "init_relative_damping")
+OLD = ("rtol", "atol", "max_rank", "jacobian", "init_relative_damping")
 
 
 @pytest.mark.parametrize("name", OLD)
 @pytest.mark.parametrize("make", [hig_optax.adaptive_hig, baselines.adaptive_levenberg_marquardt])
 def test_a_setting_that_it_had_is_refused_with_what_to_do(make, name):
-    told = {"num_matvecs": r"Krylov\(10\)", "init_relative_damping": "_replace"}.get(
-        name, "hig and scale_by_hig have"
-    )
+    told = "_replace" if name == "init_relative_damping" else "hig and scale_by_hig have"
     with pytest.raises(
         TypeError, match=f"{make.__name__} has no setting {name} any more: .*{told}"
     ):
@@ -590,9 +589,15 @@ def test_a_setting_that_it_had_is_refused_with_what_to_do(make, name):
     assert name not in inspect.signature(make).parameters
 
 
+def test_what_else_is_static_is_named():
+    names = r'static_args=\(\*hig_optax.STATIC_ARGS, "rows_per_sample"\)'
+    with pytest.raises(TypeError, match=f"rows_per_sample must be a Python int, got .*{names}"):
+        hig_optax.adaptive_hig(residual, rows_per_sample=jnp.int32(4))
+
+
 def test_it_has_few_settings():
     settings = set(inspect.signature(hig_optax.adaptive_hig).parameters) - {"residual_fn"}
-    assert len(settings) <= 15
+    assert len(settings) <= 16
     assert set(hig_optax.STATIC_ARGS) - {"residual_fn"} <= settings
 
 

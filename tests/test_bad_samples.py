@@ -103,9 +103,9 @@ OPTIMIZERS = {
 WAYS = {
     "gram": {"solver": "gram"},
     "svd": {"solver": "svd"},
-    "krylov": {"solver": hig_optax.Krylov(12)},
+    "krylov": {"solver": "krylov", "num_matvecs": 12},
     "gram in chunks": {"solver": "gram", "chunk_size": 5},
-    "krylov in chunks": {"solver": hig_optax.Krylov(12), "chunk_size": 5},
+    "krylov in chunks": {"solver": "krylov", "num_matvecs": 12, "chunk_size": 5},
 }
 # A Gram matrix of a float64 J leaves ε·(σ₁/σ_r)² = 2e-10 at rtol=1e-3, the others less; two steps on.
 TOLERANCE = 1e-8

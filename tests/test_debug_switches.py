@@ -24,7 +24,7 @@ OPTIMIZERS = {
     "svd": lambda f: hig_optax.hig(0.1, f, solver="svd"),
     "krylov": lambda f: hig_optax.hig(0.1, f, solver="krylov", num_matvecs=4),
     "adaptive_hig": lambda f: hig_optax.adaptive_hig(f, bad_samples="drop"),
-    "adaptive_hig, krylov": lambda f: hig_optax.adaptive_hig(f, solver=hig_optax.Krylov(4)),
+    "adaptive_hig, krylov": lambda f: hig_optax.adaptive_hig(f, solver="krylov", num_matvecs=4),
     "spring": lambda f: baselines.spring(0.1, f, damping=1e-2),
 }
 PARAMS = {

@@ -176,7 +176,7 @@ def compiled(opt):
 OPTIMIZERS = {
     "hig-svd": Ours(hig_optax.hig, {"solver": "svd", "rtol": 1e-3}),
     "hig-gram": Ours(hig_optax.hig, {"solver": "gram", "rtol": 1e-3}),
-    "hig-krylov": Ours(hig_optax.hig, {"solver": hig_optax.Krylov(4), "rtol": 1e-3}),
+    "hig-krylov": Ours(hig_optax.hig, {"solver": "krylov", "num_matvecs": 4, "rtol": 1e-3}),
     "gauss_newton": Ours(baselines.gauss_newton, {"rtol": 1e-3}),
     "levenberg_marquardt": Ours(baselines.levenberg_marquardt, {"damping": 1e-2}),
     "adaptive_hig": Ours(

@@ -18,6 +18,7 @@ STATIC_ARGS = (
     "batch_axis",
     "mask",
     "solver",
+    "num_matvecs",
     "chunk_size",
     "spectrum_size",
     "axis_name",
@@ -25,8 +26,8 @@ STATIC_ARGS = (
 )
 """Names of the settings that are not numbers to be traced, for ``optax.inject_hyperparams``.
 
-They are those that all optimizers share. A number for `max_rank` or `num_matvecs` of `hig`, or for
-`rows_per_sample` of `adaptive_hig`, is one more: ``static_args=(*STATIC_ARGS, "max_rank")``.
+`hig`, `adaptive_hig` and what is built on them have all of these. A number for `rows_per_sample` of
+`adaptive_hig` is one more: ``static_args=(*STATIC_ARGS, "rows_per_sample")``.
 
 Example:
     >>> import hig_optax, jax.numpy as jnp, optax
@@ -57,14 +58,22 @@ def check_function(name: str, fun: Any, arguments: tuple[str, ...]) -> None:
         raise TypeError(f"{wanted}, got one of {signature}: {error}.") from None
 
 
-def check_count(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse what is no positive Python int, nor None where that is allowed.
+def check_count(
+    name: str, value: Any, *, optional: bool = False, may_be_traced: bool = False
+) -> None:
+    """Refuse what is no positive Python int, nor None or an array of one integer where that is allowed.
 
     Raises:
         TypeError: `value` is of another kind.
         ValueError: It is less than one.
     """
     if value is None and optional:
+        return
+    if may_be_traced and isinstance(value, jax.Array):
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(
+                f"{name} must be a Python int, got {shown(value)}. An array must hold one integer."
+            )
         return
     if isinstance(value, (jax.Array, bool)):
         raise TypeError(

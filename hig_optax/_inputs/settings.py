@@ -19,13 +19,12 @@ from hig_optax._inputs.checks import (
 from hig_optax._types import (
     AxisName,
     BadSamples,
+    Count,
     JacobianMode,
-    Krylov,
     LossFn,
     ResidualFns,
     Scalar,
     Solver,
-    SolverName,
     Tree,
 )
 
@@ -45,7 +44,7 @@ class Settings:
     exponent: Scalar = -0.5
     rtol: Scalar = 1e-6
     atol: Scalar = 0.0
-    max_rank: int | None = None
+    max_rank: Count | None = None
     damping: Scalar = 0.0
     batch_axis: Tree = 0
     mask: Any = None
@@ -65,7 +64,8 @@ class Settings:
     @property
     def numbers(self) -> dict[str, Any]:
         """The settings that may be traced."""
-        return {name: getattr(self, name) for name in ("exponent", "rtol", "atol", "damping")}
+        names = ("exponent", "rtol", "atol", "max_rank", "damping")
+        return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
         if isinstance(self.residual_fn, Mapping):
@@ -74,22 +74,15 @@ class Settings:
             check_function("residual_fn", self.residual_fn, ("params", "sample"))
         if self.loss_fn is not None:
             check_function("loss_fn", self.loss_fn, ("rows", "batch"))
-        if isinstance(self.solver, Krylov):
-            if self.num_matvecs is not None:
-                raise ValueError(
-                    f"num_matvecs is given twice, as {self.num_matvecs} and by solver={self.solver}. Leave "
-                    "one out."
-                )
-            object.__setattr__(self, "num_matvecs", self.solver.num_matvecs)
-            object.__setattr__(self, "solver", "krylov")
-        for name in ("max_rank", "num_matvecs", "chunk_size", "spectrum_size"):
+        check_count("max_rank", self.max_rank, optional=True, may_be_traced=True)
+        for name in ("num_matvecs", "chunk_size", "spectrum_size"):
             check_count(name, getattr(self, name), optional=name != "spectrum_size")
         if self.rows_per_sample != "auto":
             check_count("rows_per_sample", self.rows_per_sample, optional=True)
         _check_batch_axis(self.batch_axis)
         _check_axis_name(self.axis_name)
         check_choice("jacobian", self.jacobian, get_args(JacobianMode))
-        check_choice("solver", self.solver, get_args(SolverName))
+        check_choice("solver", self.solver, get_args(Solver))
         check_choice("bad_samples", self.bad_samples, get_args(BadSamples))
         if self.num_matvecs is not None and self.solver not in ("auto", "krylov"):
             raise ValueError(

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from hig_optax._float64 import target_has_float64, target_platform
-from hig_optax._types import JacobianMode, Krylov, Scalar, Solver
+from hig_optax._types import JacobianMode, Scalar, Solver
 
 # Smallest rtol at which the Gram matrix of a float64 Jacobian is still used: its smallest kept eigenvalue
 # then has a relative error of about ε/rtol² = 2e-4, and the direction was measured to be off by 4e-5.
 GRAM64_RTOL = 1e-6
+
+DEFAULT_MATVECS = 20
 
 # Samples, and shorter side of J, from which on a batch counts as large: steady even where it changes, and its
 # singular values not worth their price. The eigenvectors of 1000 rows take ten times as long as a Cholesky
@@ -130,7 +132,6 @@ def choose_solver(
         >>> choose_solver("auto", dtype=jnp.dtype(jnp.float64), rtol=1e-9)
         'svd'
     """
-    assert not isinstance(solver, Krylov)  # settings that were checked have the name
     if solver == "gram" and not target_has_float64():
         raise ValueError(
             f'solver="gram" needs float64, which the backend {target_platform()!r} lacks. '

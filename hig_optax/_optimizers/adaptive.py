@@ -46,6 +46,7 @@ def adaptive_hig(
     batch_axis: Tree = 0,
     mask: Any = None,
     solver: Solver = "auto",
+    num_matvecs: int | None = None,
     rows_per_sample: int | Auto | None = "auto",
     chunk_size: int | None = None,
     spectrum_size: int = 64,
@@ -123,10 +124,9 @@ def adaptive_hig(
             it on large batches, which tell more. May be traced. None: s = 1.
         min_relative_damping: Least λ > 0 over the mean of σ² while s = 1; may be traced.
         mask: As in `hig`: the False leaves are frozen.
-        solver: As in `scale_by_hig`; nothing is cut off but what is noise. ``"krylov"`` takes 20 products
-            with J, ``Krylov(10)`` ten. The mean of σ² is then that of the Ritz values, and the previous step
-            is carried on whole, p = μ·previous step, beside the direction of y - J p. For κ = -1 and all of
-            the row space both ways are one.
+        solver: As in `scale_by_hig`; nothing is cut off but what is noise. With ``"krylov"`` the mean of σ²
+            is that of the Ritz values, and the previous step is carried on whole, p = μ·previous step, beside
+            the direction of y - J p. For κ = -1 and all of the row space both ways are one.
         rows_per_sample: How many rows of each sample J keeps: the cotangent and random combinations of what
             its rows can do, drawn anew in every step, where the gradient stays exact, and so do loss and
             trial. The rows of one trajectory say much the same, and J of all of them is dear. "auto": some
@@ -182,6 +182,7 @@ def adaptive_hig(
         batch_axis=batch_axis,
         mask=mask,
         solver=solver,
+        num_matvecs=num_matvecs,
         rows_per_sample=rows_per_sample,
         chunk_size=chunk_size,
         spectrum_size=spectrum_size,

@@ -11,6 +11,7 @@ from hig_optax._optimizers.scale import ScaleByHigState, scale_by_hig
 from hig_optax._types import (
     AxisName,
     BadSamples,
+    Count,
     JacobianMode,
     LossFn,
     ResidualFns,
@@ -28,7 +29,7 @@ def hig(
     exponent: Scalar = -0.5,
     rtol: Scalar = 1e-6,
     atol: Scalar = 0.0,
-    max_rank: int | None = None,
+    max_rank: Count | None = None,
     damping: Scalar = 0.0,
     batch_axis: Tree = 0,
     mask: Any = None,

@@ -18,6 +18,7 @@ from hig_optax._solvers.step import find_direction
 from hig_optax._types import (
     AxisName,
     BadSamples,
+    Count,
     JacobianMode,
     LossFn,
     ResidualFns,
@@ -52,7 +53,7 @@ def scale_by_hig(
     exponent: Scalar = -0.5,
     rtol: Scalar = 1e-6,
     atol: Scalar = 0.0,
-    max_rank: int | None = None,
+    max_rank: Count | None = None,
     damping: Scalar = 0.0,
     batch_axis: Tree = 0,
     mask: Any = None,
@@ -97,7 +98,7 @@ def scale_by_hig(
         exponent: κ, dimensionless; may be traced.
         rtol: Relative cut in [0, 1); may be traced.
         atol: Absolute cut >= 0 in the unit of σ, rows per parameter; may be traced.
-        max_rank: Keep at most so many singular values, the largest.
+        max_rank: Keep at most so many singular values, the largest; may be traced.
         damping: λ >= 0, absolute, in the unit of σ²; may be traced. κ = -1 gives Levenberg-Marquardt.
         batch_axis: Which axis of the leaves of `batch` counts the samples: an int, or a tree of ints and
             Nones that is a prefix of `batch`, as in ``jax.vmap`` (a None leaf is shared by all samples).
@@ -112,10 +113,9 @@ def scale_by_hig(
             with J and Jᵀ alone, for a J too large to be held or decomposed; or ``"auto"``: ``"gram"`` or
             ``"svd"``, whichever is right, then whichever is faster.
         num_matvecs: Dimension of the subspace of ``"krylov"``: so many products with J, and with Jᵀ (None:
-            20); ``solver=Krylov(10)`` says both. `Spectrum.unsettled` says whether it is enough. Give
-            `loss_fn` with it: the subspace then starts from ∂L/∂y and is the best for its size. From an
-            incoming gradient, part of which may lie outside the row space of J, it has to start one product
-            further away.
+            20). `Spectrum.unsettled` says whether it is enough. Give `loss_fn` with it: the subspace then
+            starts from ∂L/∂y and is the best for its size. From an incoming gradient, part of which may lie
+            outside the row space of J, it has to start one product further away.
         chunk_size: How many samples are differentiated at once, to bound memory; how many rows (columns in
             forward mode) where ``batch_axis=None``. None: all. With ``"gram"`` the m×n Jacobian is then not
             held: memory is O(min(m, n)² + chunk_size·n), and for m <= n what is not kept as outer products is

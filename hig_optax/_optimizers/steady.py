@@ -12,13 +12,12 @@ from hig_optax._float64 import norm
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.algebra import Jacobian
-from hig_optax._jacobian.choices import LARGE
+from hig_optax._jacobian.choices import DEFAULT_MATVECS, LARGE
 from hig_optax._jacobian.strips import Condensed
 from hig_optax._optimizers.model import Model
 from hig_optax._solvers import cholesky, gram
 from hig_optax._solvers.formula import Direction, Scaling
 from hig_optax._solvers.step import Linearised, direction_from
-from hig_optax._types import DEFAULT_MATVECS
 
 # Shorter side of J from which on a fixed batch, too, is solved by a Cholesky factor and not by eigenvectors:
 # after 10 s poisson-2d (129 parameters) ended at 6.8e-11, not 2.4e-10 (seeds 100 and 101), for a second more

@@ -16,7 +16,7 @@ from hig_optax._planning.options import Option, Plan, Solver
 from hig_optax._planning.traced import Call, Seen, look_at, traced_with
 from hig_optax._planning.traffic import collectives
 from hig_optax._solvers.step import find_direction
-from hig_optax._types import Krylov, ResidualFns, Tree
+from hig_optax._types import ResidualFns, Tree
 
 AUTO_MEMORY = 4 * 2**30
 """Bytes that ``solver="auto"`` keeps a step within, where it can: the same on every machine."""
@@ -200,7 +200,6 @@ def _reason(settings: Settings, chosen: Option, first: Option) -> str:
 def _solvers(settings: Settings, layout: Seen) -> tuple[Solver, ...]:
     """Those to choose from, in the order of preference."""
     if settings.solver != "auto":
-        assert not isinstance(settings.solver, Krylov)  # settings that were checked have the name
         return (settings.solver,)
     exact = exact_solver(dtype=layout.dtype, rtol=settings.rtol, is_damped=settings.is_damped)
     return (exact,) if layout.has_custom_vjp else (exact, "krylov")

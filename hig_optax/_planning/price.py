@@ -2,10 +2,9 @@
 
 import jax
 
-from hig_optax._jacobian.choices import LARGE
+from hig_optax._jacobian.choices import DEFAULT_MATVECS, LARGE
 from hig_optax._jacobian.layout import Layout
 from hig_optax._planning.cost import cost_of
-from hig_optax._types import DEFAULT_MATVECS
 
 # Operations of a derivative along one tangent, or of one pullback, over those of the rows.
 DERIVATIVE = 2

@@ -14,7 +14,7 @@ from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.algebra import Jacobian
 from hig_optax._jacobian.bad_samples import count_unless, without_bad
-from hig_optax._jacobian.choices import choose_solver, exact_solver
+from hig_optax._jacobian.choices import DEFAULT_MATVECS, choose_solver, exact_solver
 from hig_optax._jacobian.form import form, form_products
 from hig_optax._jacobian.layout import Layout, lay_out
 from hig_optax._jacobian.rows import Residual, residual_of
@@ -23,7 +23,7 @@ from hig_optax._jacobian.strips import Condensed
 from hig_optax._solvers.direction import half_inverse_direction
 from hig_optax._solvers.formula import Direction, RowBlocks, Scaling
 from hig_optax._solvers.subspace import krylov_direction, krylov_step
-from hig_optax._types import DEFAULT_MATVECS, LossFn, Tree
+from hig_optax._types import LossFn, Tree
 
 
 class Linearised(NamedTuple):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from optax import GradientTransformationExtraArgs as Optimizer
 
-import hig_optax
 from hig_optax.experiments.losses import (
     batch_loss,
     error_rows,
@@ -42,11 +41,7 @@ def adaptive(make: Callable[..., Optimizer]) -> Build:
     """
 
     def build(problem: Problem, settings: Settings) -> Optimizer:
-        own, rows = _without(settings, *_OF_THE_LOOP, "num_matvecs"), error_rows(problem)
-        if settings["num_matvecs"] is not None:
-            if settings["solver"] != "krylov":
-                raise ValueError('num_matvecs is for solver="krylov"; leave it out.')
-            own["solver"] = hig_optax.Krylov(settings["num_matvecs"])
+        own, rows = _without(settings, *_OF_THE_LOOP), error_rows(problem)
         if rows is None:
             return make(problem.residual, loss_fn=loss_of_rows(problem), **own)
         return make(rows, **own)
