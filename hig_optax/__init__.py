@@ -3,7 +3,7 @@
 from hig_optax import baselines
 from hig_optax._diagnosis.diagnosis import Diagnosis, Finding, diagnose
 from hig_optax._diagnosis.symptoms import SYMPTOMS, Symptom
-from hig_optax._inputs.settings import STATIC_ARGS
+from hig_optax._inputs.checks import STATIC_ARGS
 from hig_optax._inputs.weights import weighted_residual
 from hig_optax._moved import refuse_moved as _refuse_moved
 from hig_optax._optimizers.accumulate import AccumulateState, accumulate

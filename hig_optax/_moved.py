@@ -1,7 +1,11 @@
-"""Names that have left the package, and where to find what they stood for."""
+"""Names and settings that have left the package, and where to find what they stood for."""
 
+import functools
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _MOVED = {
     "hig_optax.apply_gradients": "is a recipe now: copy apply_gradients from recipes/flax_linen.py, or call "
@@ -21,3 +25,29 @@ def refuse_moved(module: str) -> Callable[[str], NoReturn]:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return refuse
+
+
+_CUT = "the damping takes the place of a cut, and what is noise is never kept. hig and scale_by_hig have it"
+_OF_ADAPTIVE_STEPS = {
+    "rtol": _CUT,
+    "atol": _CUT,
+    "max_rank": _CUT,
+    "jacobian": "reverse or forward mode is chosen by what the residual has rules for. hig and scale_by_hig "
+    "have it",
+    "init_relative_damping": "the state has the damping of the next step, "
+    "opt.init(params)._replace(damping=jnp.float32(0.1))",
+}
+
+
+def without_old_settings(factory: Callable[P, T]) -> Callable[P, T]:
+    """An optimizer of adaptive steps that says what has become of settings that it had."""
+
+    @functools.wraps(factory)
+    def checked(*args: P.args, **settings: P.kwargs) -> T:
+        for name in settings:
+            if name in _OF_ADAPTIVE_STEPS:
+                now = _OF_ADAPTIVE_STEPS[name]
+                raise TypeError(f"{factory.__name__} has no setting {name} any more: {now}.")
+        return factory(*args, **settings)
+
+    return checked

@@ -25,42 +25,11 @@ Solver = Literal["auto", "svd", "gram", "krylov"]
 JacobianMode = Literal["auto", "reverse", "forward"]
 BadSamples = Literal["refuse", "drop"]
 Scalar = float | jax.Array
+Count = int | jax.Array
 Rate = Scalar | Callable[[Any], Any]
 """A learning rate, or a schedule: ``number of updates -> learning rate``."""
 AxisName = str | tuple[str, ...] | None
 """Axes of a mesh."""
-
-
-class Known(NamedTuple):
-    """A vector, and what J or Jᵀ makes of it, where J is not at hand to say so."""
-
-    vector: Float[Array, " a"]
-    """The vector, of the row side or of the column side."""
-
-    image: Float[Array, " b"] | None = None
-    """Its image, on the other side, by J divided by its unit."""
-
-
-class Factors(NamedTuple):
-    """J = U Σ Vᵀ, as far as a direction needs it.
-
-    The three maps hide which of U and V a solver has formed; r is the length of ``s``.
-    """
-
-    s: Float[Array, " r"]
-    """Singular values, descending, dtype of J."""
-
-    floor: float
-    """Share of ``s[0]`` below which this solver's singular values are rounding noise."""
-
-    row_coefficients: Callable[[Known], Array]
-    """``g -> Uᵀ g``, (m,) -> (r,). Where ``s`` is at the floor, the entry has no meaning."""
-
-    column_coefficients: Callable[[Known], Array]
-    """``x -> Vᵀ x``, (n,) -> (r,). Where ``s`` is at the floor, the entry has no meaning."""
-
-    combine: Callable[[Array], Array]
-    """``c -> V c``, (r,) -> (n,). Entries of ``c`` where ``s`` is at the floor must be zero."""
 
 
 class Spectrum(NamedTuple):

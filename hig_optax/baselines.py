@@ -8,13 +8,14 @@ from typing import Any
 
 import optax
 
-from hig_optax._moved import refuse_moved
+from hig_optax._moved import refuse_moved, without_old_settings
 from hig_optax._optimizers.adaptive import adaptive_hig
 from hig_optax._optimizers.hig import hig
 from hig_optax._optimizers.spring import spring as spring
 from hig_optax._types import (
     AxisName,
     BadSamples,
+    Count,
     JacobianMode,
     LossFn,
     ResidualFns,
@@ -34,7 +35,7 @@ def gauss_newton(
     loss_fn: LossFn | None = None,
     rtol: Scalar = 1e-6,
     atol: Scalar = 0.0,
-    max_rank: int | None = None,
+    max_rank: Count | None = None,
     batch_axis: Tree = 0,
     mask: Any = None,
     jacobian: JacobianMode = "auto",
@@ -88,24 +89,7 @@ def gauss_newton(
         Schnell, Holl and Thuerey, Half-Inverse Gradients for Physical Deep Learning, ICLR 2022, compares
         with it.
     """
-    return hig(
-        learning_rate,
-        residual_fn,
-        loss_fn=loss_fn,
-        exponent=-1.0,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
-        batch_axis=batch_axis,
-        mask=mask,
-        jacobian=jacobian,
-        solver=solver,
-        num_matvecs=num_matvecs,
-        chunk_size=chunk_size,
-        spectrum_size=spectrum_size,
-        axis_name=axis_name,
-        bad_samples=bad_samples,
-    )
+    return hig(exponent=-1.0, **locals())
 
 
 def levenberg_marquardt(
@@ -116,7 +100,7 @@ def levenberg_marquardt(
     loss_fn: LossFn | None = None,
     rtol: Scalar = 0.0,
     atol: Scalar = 0.0,
-    max_rank: int | None = None,
+    max_rank: Count | None = None,
     batch_axis: Tree = 0,
     mask: Any = None,
     jacobian: JacobianMode = "auto",
@@ -170,43 +154,21 @@ def levenberg_marquardt(
         Marquardt, An Algorithm for Least-Squares Estimation of Nonlinear Parameters, 1963: the damped
         normal equations.
     """
-    return hig(
-        learning_rate,
-        residual_fn,
-        loss_fn=loss_fn,
-        exponent=-1.0,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
-        damping=damping,
-        batch_axis=batch_axis,
-        mask=mask,
-        jacobian=jacobian,
-        solver=solver,
-        num_matvecs=num_matvecs,
-        chunk_size=chunk_size,
-        spectrum_size=spectrum_size,
-        axis_name=axis_name,
-        bad_samples=bad_samples,
-    )
+    return hig(exponent=-1.0, **locals())
 
 
+@without_old_settings
 def adaptive_levenberg_marquardt(
     residual_fn: ResidualFns,
     *,
     loss_fn: LossFn | None = None,
     learning_rate: optax.ScalarOrSchedule = 1.0,
-    init_relative_damping: Scalar = 1e-2,
     momentum: Scalar = 0.0,
     max_relative_step: Scalar | None = None,
     patience: Scalar | None = None,
     min_relative_damping: Scalar = 1e-10,
-    rtol: Scalar = 0.0,
-    atol: Scalar = 0.0,
-    max_rank: int | None = None,
     batch_axis: Tree = 0,
     mask: Any = None,
-    jacobian: JacobianMode = "auto",
     solver: Solver = "auto",
     num_matvecs: int | None = None,
     chunk_size: int | None = None,
@@ -250,26 +212,4 @@ def adaptive_levenberg_marquardt(
     References:
         Levenberg, Quart. Appl. Math. 2 (1944) 164; Marquardt, SIAM J. Appl. Math. 11 (1963) 431.
     """
-    return adaptive_hig(
-        residual_fn,
-        loss_fn=loss_fn,
-        learning_rate=learning_rate,
-        exponent=-1.0,
-        init_relative_damping=init_relative_damping,
-        momentum=momentum,
-        max_relative_step=max_relative_step,
-        patience=patience,
-        min_relative_damping=min_relative_damping,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
-        batch_axis=batch_axis,
-        mask=mask,
-        jacobian=jacobian,
-        solver=solver,
-        num_matvecs=num_matvecs,
-        chunk_size=chunk_size,
-        spectrum_size=spectrum_size,
-        axis_name=axis_name,
-        bad_samples=bad_samples,
-    )
+    return adaptive_hig(exponent=-1.0, **locals())

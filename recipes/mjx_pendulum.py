@@ -40,7 +40,7 @@ def main(steps=60):
     params = {"w": w, "b": b, "v": jnp.zeros((6, 8))}
     batch = jnp.linspace(-3.0, 3.0, 8)
     # Contacts and limits of joints make MJX iterate in a while_loop, which has forward mode alone.
-    opt = hig_optax.adaptive_hig(error, jacobian="forward")  # 2, in place of optax.adam(1e-1)
+    opt = hig_optax.adaptive_hig(error)  # 2, in place of optax.adam(1e-1)
     state = opt.init(params)
 
     @jax.jit

@@ -1,5 +1,7 @@
 """`adaptive_hig`: the step it proposes, when it takes it, and how the damping moves."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -306,13 +308,12 @@ def test_a_rate_that_is_no_number_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "cut",
-    [{}, {"max_rank": 2}, {"rtol": 0.3}, {"chunk_size": 2}, {"solver": "svd", "max_rank": 2},
-     {"solver": "krylov", "num_matvecs": 3}],
+    "way",
+    [{}, {"chunk_size": 2}, {"solver": "svd"}, {"solver": "krylov", "num_matvecs": 3}],
     ids=str,
-)  # fmt: skip
-def test_a_linear_residual_keeps_every_promise(cut):
-    """Whatever is cut and carried on: actual over predicted decrease is 1 where the model is exact."""
+)
+def test_a_linear_residual_keeps_every_promise(way):
+    """Whatever is carried on: actual over predicted decrease is 1 where the model is exact."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         A, target = (jnp.asarray(rng.normal(size=s)) for s in ((12, 4, 2, 9), (12, 4, 2)))
@@ -320,7 +321,7 @@ def test_a_linear_residual_keeps_every_promise(cut):
         def rows(w, sample):
             return sample[0] @ w - sample[1]
 
-        opt = hig_optax.adaptive_hig(rows, momentum=0.9, **cut)
+        opt = hig_optax.adaptive_hig(rows, momentum=0.9, **way)
 
         def body(carry, batch):
             w, state = step(opt, *carry, batch, lambda w, b: half_squares(w, b, rows))
@@ -593,10 +594,6 @@ def test_low_precision_parameters_are_tried_as_they_will_be_rounded():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        (
-            {"init_relative_damping": 0.0},
-            "init_relative_damping must be finite and positive, got 0.0",
-        ),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ({"momentum": "none"}, "momentum must be a number or 'auto', got 'none'"),
         ({"max_relative_step": -1.0}, "max_relative_step must be finite and positive, got -1.0"),
@@ -608,6 +605,41 @@ def test_low_precision_parameters_are_tried_as_they_will_be_rounded():
 def test_settings_out_of_range(setting, message):
     with pytest.raises(ValueError, match=message):
         hig_optax.adaptive_hig(residual, **setting)
+
+
+OLD = ("rtol", "atol", "max_rank", "jacobian", "init_relative_damping")
+
+
+@pytest.mark.parametrize("name", OLD)
+@pytest.mark.parametrize("make", [hig_optax.adaptive_hig, baselines.adaptive_levenberg_marquardt])
+def test_a_setting_that_it_had_is_refused_with_what_to_do(make, name):
+    told = "_replace" if name == "init_relative_damping" else "hig and scale_by_hig have"
+    with pytest.raises(
+        TypeError, match=f"{make.__name__} has no setting {name} any more: .*{told}"
+    ):
+        make(residual, **{name: None})
+    assert name not in inspect.signature(make).parameters
+
+
+def test_what_else_is_static_is_named():
+    names = r'static_args=\(\*hig_optax.STATIC_ARGS, "rows_per_sample"\)'
+    with pytest.raises(TypeError, match=f"rows_per_sample must be a Python int, got .*{names}"):
+        hig_optax.adaptive_hig(residual, rows_per_sample=jnp.int32(4))
+
+
+def test_it_has_few_settings():
+    settings = set(inspect.signature(hig_optax.adaptive_hig).parameters) - {"residual_fn"}
+    assert len(settings) <= 16
+    assert set(hig_optax.STATIC_ARGS) - {"residual_fn"} <= settings
+
+
+def test_the_first_damping_is_in_the_state():
+    opt = hig_optax.adaptive_hig(residual, exponent=-1.0, **FULL_BATCH)
+    lengths = []
+    for damping in (1e-3, 1.0, 1e3):
+        state = opt.init(PARAMS)._replace(damping=jnp.float32(damping))
+        lengths.append(float(step(opt, PARAMS, state)[1].step_norm))
+    assert lengths[0] > 1.5 * lengths[1] > 1.5 * lengths[2]
 
 
 def test_params_and_batch_must_be_passed():

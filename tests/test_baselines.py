@@ -68,14 +68,10 @@ def test_every_setting_of_hig_is_there(factory, settings):
 @pytest.mark.parametrize(("factory", "settings"), NEWTON_LIKE.values(), ids=NEWTON_LIKE)
 def test_every_setting_is_handed_on(factory, settings, monkeypatch):
     seen = {}
-    monkeypatch.setattr(baselines, "hig", lambda *args, **kwargs: seen.update(kwargs, args=args))
-    markers = {
-        name: object()
-        for name in inspect.signature(factory).parameters
-        if name not in ("learning_rate", "residual_fn")
-    }
-    factory(0.1, linear_residual, **markers)
-    assert seen == {"args": (0.1, linear_residual), "exponent": -1.0, **markers}
+    monkeypatch.setattr(baselines, "hig", lambda **kwargs: seen.update(kwargs))
+    markers = {name: object() for name in inspect.signature(factory).parameters}
+    factory(**markers)
+    assert seen == {"exponent": -1.0, **markers}
 
 
 @pytest.mark.parametrize(("factory", "settings"), NEWTON_LIKE.values(), ids=NEWTON_LIKE)

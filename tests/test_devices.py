@@ -405,6 +405,35 @@ def test_blocks_are_spread_like_one_function(fun, chunk_size, size):
     assert all(x < 2 * sum(size) * 44 * 8 for x in gathered)
 
 
+@pytest.mark.parametrize("chunk_size", [None, 1])
+@pytest.mark.parametrize("fun", [residual, not_factored], ids=lambda f: f.__name__)
+def test_two_blocks_on_eight_devices_are_one_function(fun, chunk_size):
+    """The update of all samples in one batch, to 1e-12; and no device gets J whole."""
+    blocks = {"inside": fun, "outside": fun}
+    inside, outside = make_batch(16), jax.tree.map(lambda x: 0.5 * x, make_batch(8))
+    whole = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inside, outside)
+    settings = {"solver": "gram", "rtol": 0.1, "chunk_size": chunk_size}
+    params = init(jax.random.key(0))
+    grads = jax.grad(loss_fn)(params, whole)
+
+    def update(residual_fn, batch):
+        opt = hig_optax.scale_by_hig(residual_fn, **settings)
+        given = (params, opt.init(params), batch, grads)
+        compiled = stepped(opt).lower(*given).compile()
+        return jax.device_get(compiled(*given)[0]), compiled.as_text()
+
+    expected, _ = update(fun, whole)
+    with jax.set_mesh(make_mesh(8)):
+        found, text = update(blocks, {"inside": inside, "outside": outside})
+    scale = max(np.abs(x).max() for x in jax.tree.leaves(expected))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * scale)
+    m, n = 2 * 24, 44
+    sizes = [size for kind, size in collectives(text) if kind == "all-gather"]
+    assert sizes
+    assert max(sizes) < 8 * m * n
+
+
 def of_the_whole_batch():
     def residual_fn(params, batch):
         return jax.vmap(not_factored, (None, 0))(params, batch)

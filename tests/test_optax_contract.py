@@ -181,7 +181,7 @@ OPTIMIZERS = {
     "levenberg_marquardt": Ours(baselines.levenberg_marquardt, {"damping": 1e-2}),
     "adaptive_hig": Ours(
         hig_optax.adaptive_hig,
-        {"rtol": 1e-3, "exponent": -0.75, "momentum": 0.9, "max_relative_step": 5.0, "patience": 2},
+        {"exponent": -0.75, "momentum": 0.9, "max_relative_step": 5.0, "patience": 2},
     ),
 }
 FLOAT32 = 1e-3

@@ -264,6 +264,36 @@ def test_inject_hyperparams_with_schedules_compiles_once():
     assert optax.tree.get(state, "spectrum").rank == 10
 
 
+@pytest.mark.parametrize(
+    ("factory", "settings"),
+    [
+        (hig_optax.hig, {"max_rank": 3}),
+        (hig_optax.hig, {"max_rank": 3, "solver": "svd"}),
+        (hig_optax.hig, {"max_rank": 3, "solver": "krylov", "num_matvecs": 4}),
+        (hig_optax.hig, {"max_rank": 3, "jacobian": "forward"}),
+        (hig_optax.baselines.gauss_newton, {"max_rank": 3}),
+        (hig_optax.adaptive_hig, {"solver": "krylov", "num_matvecs": 4}),
+    ],
+    ids=lambda case: str(case) if isinstance(case, dict) else case.__name__,
+)
+@pytest.mark.parametrize("is_64_bit", [False, True], ids=["float32", "float64"])
+def test_counts_under_inject_hyperparams(factory, settings, is_64_bit):
+    """Static or traced, what comes out is what the plain number gives."""
+    with jax.enable_x64(is_64_bit):
+        dtype = jnp.float64 if is_64_bit else jnp.float32
+        params, batch = jax.tree.map(lambda x: jnp.asarray(x, dtype), (PARAMS, BATCH))
+        grads = jax.grad(loss)(params, batch)
+        given = {"learning_rate": 0.5, "residual_fn": residual, "loss_fn": rows_loss} | settings
+        injected = optax.inject_hyperparams(factory, static_args=hig_optax.STATIC_ARGS)
+        found, expected = (
+            jax.jit(opt.update)(grads, opt.init(params), params, batch=batch)
+            for opt in (injected(**given), factory(**given))
+        )
+        chex.assert_trees_all_close(found[0], expected[0], rtol=1e-3, atol=1e-6)
+        ranks = [optax.tree.get(state, "spectrum").rank for _, state in (found, expected)]
+        assert ranks[0] == ranks[1] == settings.get("max_rank", ranks[1])
+
+
 def test_what_stands_before_in_the_chain_is_respected():
     grads = jax.grad(loss)(PARAMS, BATCH)
     plain = hig_optax.scale_by_hig(residual)

@@ -59,7 +59,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "NaN or inf in the derivatives, the gradient or a setting, or a step that overflows its dtype. The "
         "updates were zero.",
         "Ask for a closer look: diagnose(state, residual_fn, params, batch, grads) names the place. For an "
-        "overflow: a larger rtol, or damping.",
+        "overflow: damping, or in hig a larger rtol.",
     ),
     Symptom(
         "opposite gradient",
@@ -111,8 +111,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "`spectrum.rank` is 0, and everything is finite",
         "No row changes with any parameter to first order (dead or saturated units, stop_gradient), or the "
         "cut is above every singular value.",
-        "See which parameters the closer look lists as without influence; start from smaller weights; lower "
-        "atol.",
+        "See which parameters the closer look lists as without influence; start from smaller weights; in hig "
+        "lower atol.",
     ),
     Symptom(
         "parameters without influence",
@@ -185,7 +185,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "gradient cut off",
         "`spectrum.gradient_kept` is below 0.5",
         "Most of the gradient lies along singular values that were cut: those directions are not trained.",
-        "Lower rtol or atol, or raise max_rank.",
+        "In hig lower rtol or atol, or raise max_rank.",
         "hint",
     ),
     Symptom(

@@ -12,6 +12,32 @@ import numpy as np
 
 from hig_optax._types import Rate, Tree
 
+STATIC_ARGS = (
+    "residual_fn",
+    "loss_fn",
+    "batch_axis",
+    "mask",
+    "solver",
+    "num_matvecs",
+    "chunk_size",
+    "spectrum_size",
+    "axis_name",
+    "bad_samples",
+)
+"""Names of the settings that are not numbers to be traced, for ``optax.inject_hyperparams``.
+
+`hig`, `adaptive_hig` and what is built on them have all of these. A number for `rows_per_sample` of
+`adaptive_hig` is one more: ``static_args=(*STATIC_ARGS, "rows_per_sample")``.
+
+Example:
+    >>> import hig_optax, jax.numpy as jnp, optax
+    >>> opt = optax.inject_hyperparams(hig_optax.hig, static_args=hig_optax.STATIC_ARGS)(
+    ...     learning_rate=1.0, residual_fn=lambda w, x: w * x, rtol=1e-4
+    ... )
+    >>> sorted(opt.init(jnp.ones(2)).hyperparams)
+    ['atol', 'damping', 'exponent', 'learning_rate', 'rtol']
+"""
+
 
 def check_function(name: str, fun: Any, arguments: tuple[str, ...]) -> None:
     """Refuse what cannot be called with these arguments.
@@ -21,7 +47,7 @@ def check_function(name: str, fun: Any, arguments: tuple[str, ...]) -> None:
     """
     wanted = f"{name} must be a function of ({', '.join(arguments)})"
     if not callable(fun):
-        raise TypeError(f"{wanted}, got {shown(fun)}. {static_hint(fun)}")
+        raise TypeError(f"{wanted}, got {shown(fun)}. {static_hint(name, fun)}")
     try:
         signature = inspect.signature(fun)
     except (TypeError, ValueError):  # some callables have none to look at
@@ -32,8 +58,10 @@ def check_function(name: str, fun: Any, arguments: tuple[str, ...]) -> None:
         raise TypeError(f"{wanted}, got one of {signature}: {error}.") from None
 
 
-def check_count(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse what is no positive Python int, nor None where that is allowed.
+def check_count(
+    name: str, value: Any, *, optional: bool = False, may_be_traced: bool = False
+) -> None:
+    """Refuse what is no positive Python int, nor None or an array of one integer where that is allowed.
 
     Raises:
         TypeError: `value` is of another kind.
@@ -41,8 +69,16 @@ def check_count(name: str, value: Any, *, optional: bool = False) -> None:
     """
     if value is None and optional:
         return
+    if may_be_traced and isinstance(value, jax.Array):
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(
+                f"{name} must be a Python int, got {shown(value)}. An array must hold one integer."
+            )
+        return
     if isinstance(value, (jax.Array, bool)):
-        raise TypeError(f"{name} must be a Python int, got {shown(value)}. {static_hint(value)}")
+        raise TypeError(
+            f"{name} must be a Python int, got {shown(value)}. {static_hint(name, value)}"
+        )
     try:
         count = operator.index(value)
     except TypeError:
@@ -149,7 +185,10 @@ def shown(value: Any) -> str:
     return f"{value!r} of type {type(value).__name__}"
 
 
-def static_hint(value: Any) -> str:
+def static_hint(name: str, value: Any) -> str:
     if not isinstance(value, jax.Array):
         return ""
-    return "Under optax.inject_hyperparams, name it in static_args: use static_args=hig_optax.STATIC_ARGS."
+    names = "hig_optax.STATIC_ARGS"
+    if name not in STATIC_ARGS:
+        names = f'(*{names}, "{name}")'
+    return f"Under optax.inject_hyperparams, name it in static_args: use static_args={names}."

@@ -19,6 +19,7 @@ from hig_optax._inputs.checks import (
 from hig_optax._types import (
     AxisName,
     BadSamples,
+    Count,
     JacobianMode,
     LossFn,
     ResidualFns,
@@ -26,31 +27,6 @@ from hig_optax._types import (
     Solver,
     Tree,
 )
-
-STATIC_ARGS = (
-    "residual_fn",
-    "loss_fn",
-    "max_rank",
-    "batch_axis",
-    "mask",
-    "jacobian",
-    "solver",
-    "num_matvecs",
-    "chunk_size",
-    "spectrum_size",
-    "axis_name",
-    "bad_samples",
-)
-"""Names of the settings that are not numbers to be traced, for ``optax.inject_hyperparams``.
-
-Example:
-    >>> import hig_optax, jax.numpy as jnp, optax
-    >>> opt = optax.inject_hyperparams(hig_optax.hig, static_args=hig_optax.STATIC_ARGS)(
-    ...     learning_rate=1.0, residual_fn=lambda w, x: w * x, rtol=1e-4
-    ... )
-    >>> sorted(opt.init(jnp.ones(2)).hyperparams)
-    ['atol', 'damping', 'exponent', 'learning_rate', 'rtol']
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +44,7 @@ class Settings:
     exponent: Scalar = -0.5
     rtol: Scalar = 1e-6
     atol: Scalar = 0.0
-    max_rank: int | None = None
+    max_rank: Count | None = None
     damping: Scalar = 0.0
     batch_axis: Tree = 0
     mask: Any = None
@@ -88,7 +64,8 @@ class Settings:
     @property
     def numbers(self) -> dict[str, Any]:
         """The settings that may be traced."""
-        return {name: getattr(self, name) for name in ("exponent", "rtol", "atol", "damping")}
+        names = ("exponent", "rtol", "atol", "max_rank", "damping")
+        return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
         if isinstance(self.residual_fn, Mapping):
@@ -97,7 +74,8 @@ class Settings:
             check_function("residual_fn", self.residual_fn, ("params", "sample"))
         if self.loss_fn is not None:
             check_function("loss_fn", self.loss_fn, ("rows", "batch"))
-        for name in ("max_rank", "num_matvecs", "chunk_size", "spectrum_size"):
+        check_count("max_rank", self.max_rank, optional=True, may_be_traced=True)
+        for name in ("num_matvecs", "chunk_size", "spectrum_size"):
             check_count(name, getattr(self, name), optional=name != "spectrum_size")
         if self.rows_per_sample != "auto":
             check_count("rows_per_sample", self.rows_per_sample, optional=True)
@@ -163,7 +141,7 @@ def _check_batch_axis(batch_axis: Tree) -> None:
         if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
             raise TypeError(
                 f"batch_axis must be an int, None, or a tree of them, got {shown(axis)}. "
-                f"{static_hint(axis)}"
+                f"{static_hint('batch_axis', axis)}"
             )
 
 
@@ -171,5 +149,6 @@ def _check_axis_name(name: Any) -> None:
     names = name if isinstance(name, tuple) else (name,)
     if name is not None and not all(isinstance(x, str) for x in names):
         raise TypeError(
-            f"axis_name must be a str, a tuple of them, or None, got {shown(name)}. {static_hint(name)}"
+            "axis_name must be a str, a tuple of them, or None, "
+            f"got {shown(name)}. {static_hint('axis_name', name)}"
         )

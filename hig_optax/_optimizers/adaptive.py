@@ -13,14 +13,9 @@ from hig_optax._inputs.call import state_dtype, zero_momentum
 from hig_optax._inputs.checks import are_finite, check_number, checked_rate, is_zero
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
-from hig_optax._optimizers.adaptive_step import (
-    MADE_BY,
-    AdaptiveHigState,
-    find,
-    leads_down,
-    see,
-)
-from hig_optax._optimizers.control import Plateau, next_damping, rate_at
+from hig_optax._moved import without_old_settings
+from hig_optax._optimizers.adaptive_step import MADE_BY, AdaptiveHigState, find, leads_down, see
+from hig_optax._optimizers.control import FIRST_DAMPING, Plateau, next_damping, rate_at
 from hig_optax._optimizers.reach import reach, try_along
 from hig_optax._optimizers.recipe import OPEN, Auto, Choices
 from hig_optax._optimizers.report import blank, report
@@ -29,7 +24,6 @@ from hig_optax._planning.planning import settled
 from hig_optax._types import (
     AxisName,
     BadSamples,
-    JacobianMode,
     LossFn,
     ResidualFns,
     Scalar,
@@ -38,23 +32,19 @@ from hig_optax._types import (
 )
 
 
+@without_old_settings
 def adaptive_hig(
     residual_fn: ResidualFns,
     *,
     loss_fn: LossFn | None = None,
     learning_rate: optax.ScalarOrSchedule = 1.0,
     exponent: Scalar | Auto = "auto",
-    init_relative_damping: Scalar = 1e-2,
     momentum: Scalar | Auto = "auto",
     max_relative_step: Scalar | Auto | None = "auto",
     patience: Scalar | None = 20.0,
     min_relative_damping: Scalar | Auto = "auto",
-    rtol: Scalar = 0.0,
-    atol: Scalar = 0.0,
-    max_rank: int | None = None,
     batch_axis: Tree = 0,
     mask: Any = None,
-    jacobian: JacobianMode = "auto",
     solver: Solver = "auto",
     num_matvecs: int | None = None,
     rows_per_sample: int | Auto | None = "auto",
@@ -104,9 +94,8 @@ def adaptive_hig(
     curve of the rows to second order (geodesic acceleration, one more forward pass), nothing is cut off (the
     damping alone keeps noise small), and λ is halved after every step that was taken and multiplied by 4 for
     every trial that failed. On a large one the step comes from a Cholesky factor, without singular values:
-    `Spectrum.rank` is -1. A number given for one of these settings holds everywhere; one for `exponent`, or a
-    cut (`rtol`, `atol`, `max_rank`, also traced ones), keeps the acceleration and this rule of λ away, and
-    brings the spectrum back. ``"krylov"`` has none of it.
+    `Spectrum.rank` is -1. A number given for one of these settings holds everywhere; one for `exponent` keeps
+    the acceleration and this rule of λ away, and brings the spectrum back. ``"krylov"`` has none of it.
 
     ``solver="auto"`` goes by price here. Where a step by J takes five times more operations than one by 20
     products with it, it is ``"krylov"``, and J is decomposed only on a batch that is fixed, or large while s
@@ -128,7 +117,6 @@ def adaptive_hig(
         learning_rate: η, a number or a schedule (of `AdaptiveHigState.count`), dimensionless: 1 is the
             step of the model, whatever the scale of the loss. Below 1 the steps of several batches average.
         exponent: κ; may be traced.
-        init_relative_damping: λ > 0 of the first step over the mean of σ²; may be traced (read by ``init``).
         momentum: μ in [0, 1); may be traced.
         max_relative_step: Longest step, after the learning rate, as a share of the Euclidean norm of all
             optimized parameters; that norm counts as 1 where it is less, so that parameters can start from
@@ -136,11 +124,10 @@ def adaptive_hig(
         patience: Number of batches, at least 1, in which s may shrink or grow by one e-fold; a quarter of
             it on large batches, which tell more. May be traced. None: s = 1.
         min_relative_damping: Least λ > 0 over the mean of σ² while s = 1; may be traced.
-        rtol: As in `scale_by_hig`. The damping takes its place, so that 0 (the noise floor alone) is enough.
         mask: As in `hig`: the False leaves are frozen.
-        solver: As in `scale_by_hig`. With ``"krylov"`` the mean of σ² is that of the Ritz values, and the
-            previous step is carried on whole, p = μ·previous step, beside the direction of y - J p. For
-            κ = -1 and all of the row space both ways are one.
+        solver: As in `scale_by_hig`; nothing is cut off but what is noise. With ``"krylov"`` the mean of σ²
+            is that of the Ritz values, and the previous step is carried on whole, p = μ·previous step, beside
+            the direction of y - J p. For κ = -1 and all of the row space both ways are one.
         rows_per_sample: How many rows of each sample J keeps: the cotangent and random combinations of what
             its rows can do, drawn anew in every step, where the gradient stays exact, and so do loss and
             trial. The rows of one trajectory say much the same, and J of all of them is dear. "auto": some
@@ -149,11 +136,8 @@ def adaptive_hig(
             products, `solver` is ``"krylov"``. None: all rows. Residuals that take the whole batch
             keep all. A number under ``optax.inject_hyperparams`` is one more static argument:
             ``static_args=(*STATIC_ARGS, "rows_per_sample")``.
-        bad_samples: What becomes of a batch in which a sample has rows or derivatives that are NaN or inf (a
-            norm at zero, a degenerate eigenvalue, an input that is NaN). ``"refuse"``: the step is not taken,
-            so that nothing is left out in silence; `Spectrum.num_bad_samples` says how many there are.
-            ``"drop"``: their rows and derivatives count as zero, here and in the trial, and the mean goes
-            over the others. See `scale_by_hig` for what that costs, and what `loss_fn` gets.
+        bad_samples: As in `scale_by_hig`, but ``"drop"`` needs no `loss_fn`: bad samples are left out of the
+            step, of the trial and of the mean.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` whose updates are final: add them to the parameters.
@@ -195,13 +179,9 @@ def adaptive_hig(
         residual_fn=residual_fn,
         loss_fn=loss_fn,
         exponent=OPEN.exponent if isinstance(exponent, str) else exponent,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
-        damping=0.0,
+        rtol=0.0,
         batch_axis=batch_axis,
         mask=mask,
-        jacobian=jacobian,
         solver=solver,
         num_matvecs=num_matvecs,
         rows_per_sample=rows_per_sample,
@@ -211,13 +191,10 @@ def adaptive_hig(
         bad_samples=bad_samples,
         is_damped=True,
     )
-    positive = ("finite and positive", lambda x: 0 < x < math.inf)
-    check_number("init_relative_damping", init_relative_damping, *positive)
     if patience is not None:
         check_number("patience", patience, "finite and at least 1", lambda x: 1 <= x < math.inf)
     rate_or_schedule = checked_rate(learning_rate)
-    has_cut = max_rank is not None or not (is_zero(rtol) and is_zero(atol))
-    may_accelerate = choices.is_auto("exponent") and not has_cut
+    may_accelerate = choices.is_auto("exponent")
     has_momentum = not is_zero(momentum)
     keeps_last = has_momentum or patience is not None
 
@@ -226,7 +203,7 @@ def adaptive_hig(
         # One buffer per field, so that the state can be donated.
         return AdaptiveHigState(
             count=jnp.zeros((), jnp.int32),
-            damping=jnp.array(init_relative_damping, dtype),
+            damping=jnp.array(FIRST_DAMPING, dtype),
             gain_ratio=jnp.zeros((), dtype),
             accepted=jnp.ones((), bool),
             loss=jnp.zeros((), dtype),

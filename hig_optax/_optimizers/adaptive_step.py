@@ -24,9 +24,9 @@ class AdaptiveHigState(NamedTuple):
 
     Example:
         >>> import hig_optax, jax.numpy as jnp
-        >>> opt = hig_optax.adaptive_hig(lambda w, x: w * x, init_relative_damping=0.5)
+        >>> opt = hig_optax.adaptive_hig(lambda w, x: w * x)
         >>> opt.init(jnp.ones(2)).damping
-        Array(0.5, dtype=float32)
+        Array(0.01, dtype=float32)
     """
 
     count: Int[Array, ""]  # type: ignore[assignment]  # hides tuple.count, as Optax's states do
@@ -175,7 +175,7 @@ def find(
     """What is seen of J, finite only if path and loss are, and where the step leads.
 
     Args:
-        settings: With the cuts.
+        settings: What is alike on all batches.
         seen: The batch.
         state: After the last step.
         columns: The parameters.

@@ -15,7 +15,7 @@ from hig_optax._types import Rate, Scalar
 
 # Marquardt's control: a step that did what the model promised lowers the damping, one that did not raises it.
 GOOD_GAIN, POOR_GAIN, FACTOR = 0.75, 0.25, 3.0
-MAX_DAMPING = 1e6
+FIRST_DAMPING, MAX_DAMPING = 1e-2, 1e6
 # On a steady batch: with Marquardt's thirds the Kovasznay flow on fixed points ended thirty times higher.
 STEADY, UNSTEADY = 0.5, 4.0
 

@@ -11,6 +11,7 @@ from hig_optax._optimizers.scale import ScaleByHigState, scale_by_hig
 from hig_optax._types import (
     AxisName,
     BadSamples,
+    Count,
     JacobianMode,
     LossFn,
     ResidualFns,
@@ -28,7 +29,7 @@ def hig(
     exponent: Scalar = -0.5,
     rtol: Scalar = 1e-6,
     atol: Scalar = 0.0,
-    max_rank: int | None = None,
+    max_rank: Count | None = None,
     damping: Scalar = 0.0,
     batch_axis: Tree = 0,
     mask: Any = None,
@@ -83,24 +84,8 @@ def hig(
     References:
         Schnell, Holl and Thuerey, Half-Inverse Gradients for Physical Deep Learning, ICLR 2022.
     """
-    direction = scale_by_hig(
-        residual_fn,
-        loss_fn=loss_fn,
-        exponent=exponent,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
-        damping=damping,
-        batch_axis=batch_axis,
-        mask=mask,
-        jacobian=jacobian,
-        solver=solver,
-        num_matvecs=num_matvecs,
-        chunk_size=chunk_size,
-        spectrum_size=spectrum_size,
-        axis_name=axis_name,
-        bad_samples=bad_samples,
-    )
+    settings = {name: value for name, value in locals().items() if name != "learning_rate"}
+    direction = scale_by_hig(**settings)
     scale = optax.scale_by_learning_rate(checked_rate(learning_rate))
 
     def init_fn(params: Tree) -> tuple[ScaleByHigState, Any]:

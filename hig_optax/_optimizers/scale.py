@@ -18,6 +18,7 @@ from hig_optax._solvers.step import find_direction
 from hig_optax._types import (
     AxisName,
     BadSamples,
+    Count,
     JacobianMode,
     LossFn,
     ResidualFns,
@@ -52,7 +53,7 @@ def scale_by_hig(
     exponent: Scalar = -0.5,
     rtol: Scalar = 1e-6,
     atol: Scalar = 0.0,
-    max_rank: int | None = None,
+    max_rank: Count | None = None,
     damping: Scalar = 0.0,
     batch_axis: Tree = 0,
     mask: Any = None,
@@ -97,7 +98,7 @@ def scale_by_hig(
         exponent: κ, dimensionless; may be traced.
         rtol: Relative cut in [0, 1); may be traced.
         atol: Absolute cut >= 0 in the unit of σ, rows per parameter; may be traced.
-        max_rank: Keep at most so many singular values, the largest.
+        max_rank: Keep at most so many singular values, the largest; may be traced.
         damping: λ >= 0, absolute, in the unit of σ²; may be traced. κ = -1 gives Levenberg-Marquardt.
         batch_axis: Which axis of the leaves of `batch` counts the samples: an int, or a tree of ints and
             Nones that is a prefix of `batch`, as in ``jax.vmap`` (a None leaf is shared by all samples).
@@ -206,24 +207,7 @@ def scale_by_hig(
         takes σ^(-1/2) by a truncated SVD of the Jacobian stacked over the mini-batch, and the mean over the
         batch of the loss; the authors' code cuts relative to σ₁, as here.
     """
-    settings = Settings(
-        residual_fn=residual_fn,
-        loss_fn=loss_fn,
-        exponent=exponent,
-        rtol=rtol,
-        atol=atol,
-        max_rank=max_rank,
-        damping=damping,
-        batch_axis=batch_axis,
-        mask=mask,
-        jacobian=jacobian,
-        solver=solver,
-        num_matvecs=num_matvecs,
-        chunk_size=chunk_size,
-        spectrum_size=spectrum_size,
-        axis_name=axis_name,
-        bad_samples=bad_samples,
-    )
+    settings = Settings(**locals())
     if bad_samples == "drop" and loss_fn is None:
         raise ValueError(
             'bad_samples="drop" needs loss_fn, got None: the incoming gradient is that of all samples, and '

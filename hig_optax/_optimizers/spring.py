@@ -92,7 +92,9 @@ def spring(
         max_step_norm: Longest update, in the Euclidean norm of all optimized parameters; may be traced.
             None: no bound.
         mask: As in `hig_optax.hig`: the False leaves are frozen.
+        jacobian: As in `hig_optax.scale_by_hig`.
         solver: As in `hig_optax.scale_by_hig`, but "auto" is the exact solver at any size.
+        num_matvecs: As in `hig_optax.scale_by_hig`.
 
     Under ``optax.inject_hyperparams`` the static arguments are those of `hig_optax.STATIC_ARGS` that there
     are here: ``[name for name in STATIC_ARGS if name in inspect.signature(spring).parameters]``.
@@ -128,18 +130,14 @@ def spring(
     """
     settings = Settings(
         residual_fn=residual_fn,
-        loss_fn=None,
         exponent=-1.0,
         rtol=0.0,
-        atol=0.0,
-        max_rank=None,
         damping=damping,
         batch_axis=batch_axis,
         mask=mask,
         jacobian=jacobian,
         solver=solver,
         num_matvecs=num_matvecs,
-        chunk_size=None,
         spectrum_size=spectrum_size,
         axis_name=axis_name,
         bad_samples=bad_samples,

@@ -20,12 +20,19 @@ class Cost(NamedTuple):
     flops: float
     """Floating-point operations, a multiplication and an addition counted as two."""
 
-    peak_bytes: int
-    """Most bytes that are held at once for values that the program makes, its results included and its
-    arguments not."""
+    arena: int = 0
+    """Most bytes of values that live at once; a compiler sets them aside for the whole call."""
+
+    workspace: int = 0
+    """Most bytes that an operation takes on top of that, for itself."""
 
     turns: float = 0
     """Turns of loops of known length, one after the other: however little one computes, it takes its time."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes that are held at once for what the program makes, its results among it."""
+        return self.arena + self.workspace
 
 
 def cost_of(closed: Any) -> Cost:
@@ -46,22 +53,12 @@ def cost_of(closed: Any) -> Cost:
         >>> import jax, jax.numpy as jnp
         >>> x = jax.ShapeDtypeStruct((10, 100), jnp.float32)
         >>> cost_of(jax.make_jaxpr(lambda x: jnp.tanh(x + 1) @ x.T)(x))  # tanh 4000 bytes, product 400
-        Cost(flops=22000.0, peak_bytes=4400, turns=0.0)
+        Cost(flops=22000.0, arena=4400, workspace=0, turns=0.0)
     """
-    found = _cost(closed.jaxpr)
-    return Cost(found.flops, found.arena + found.workspace, found.turns)
+    return _cost(closed.jaxpr)
 
 
-class _Cost(NamedTuple):
-    flops: float
-    arena: int
-    """Most bytes of values that live at once; a compiler sets them aside for the whole call."""
-    workspace: int
-    turns: float = 0
-    """Most bytes that an operation takes on top of that, for itself."""
-
-
-def _cost(jaxpr: Any, *, in_loop: bool = False) -> _Cost:
+def _cost(jaxpr: Any, *, in_loop: bool = False) -> Cost:
     sizes: list[int] = []
     returned: list[int] = []
     steps = list(written_out(jaxpr, {}, sizes, returned))
@@ -91,28 +88,28 @@ def _cost(jaxpr: Any, *, in_loop: bool = False) -> _Cost:
         for v in expiring.pop(t, []):
             alive.discard(v)
             live -= sizes[v]
-    return _Cost(flops, arena, workspace, turns)
+    return Cost(flops, arena, workspace, turns)
 
 
-def _inner(eqn: Any) -> _Cost:
+def _inner(eqn: Any) -> Cost:
     """What one equation costs besides its arguments and results."""
     name, params = eqn.primitive.name, eqn.params
     size = sum(math.prod(getattr(v.aval, "shape", ())) for v in eqn.outvars)
     if name == "dot_general":
         ((contracted, _), _) = params["dimension_numbers"]
         shape = eqn.invars[0].aval.shape
-        return _Cost(2 * size * math.prod(shape[i] for i in contracted), 0, 0)
+        return Cost(2 * size * math.prod(shape[i] for i in contracted))
     if name == "conv_general_dilated":
         kernel = eqn.invars[1].aval.shape
         out = params["dimension_numbers"].rhs_spec[0]
-        return _Cost(2 * size * math.prod(kernel) / kernel[out], 0, 0)
+        return Cost(2 * size * math.prod(kernel) / kernel[out])
     if name == "fft":
-        return _Cost(5 * size * math.log2(max(2, math.prod(params["fft_lengths"]))), 0, 0)
+        return Cost(5 * size * math.log2(max(2, math.prod(params["fft_lengths"]))))
     if name in FACTORISATIONS:
         *batch, rows, columns = eqn.invars[0].aval.shape
         flops, entries = FACTORISATIONS[name](rows, columns)
         itemsize = eqn.invars[0].aval.dtype.itemsize
-        return _Cost(math.prod(batch) * flops, 0, int(entries * itemsize))
+        return Cost(math.prod(batch) * flops, 0, int(entries * itemsize))
     if name == "scan":
         body = _cost(params["jaxpr"].jaxpr, in_loop=True)
         length = params["length"]
@@ -122,13 +119,13 @@ def _inner(eqn: Any) -> _Cost:
     if name == "cond":
         return _either([branch.jaxpr for branch in params["branches"]], in_loop=False)
     if name in ALIASES or name in ("broadcast_in_dim", "iota", "convert_element_type"):
-        return _Cost(0, 0, 0)
+        return Cost(0)
     if name.startswith(SUMS):
-        return _Cost(sum(math.prod(getattr(v.aval, "shape", ())) for v in eqn.invars), 0, 0)
-    return _Cost(size, 0, 0)
+        return Cost(sum(math.prod(getattr(v.aval, "shape", ())) for v in eqn.invars))
+    return Cost(size)
 
 
-def _either(jaxprs: Sequence[Any], *, in_loop: bool) -> _Cost:
+def _either(jaxprs: Sequence[Any], *, in_loop: bool) -> Cost:
     """The most of what one of several programs may cost; a loop of unknown length counts once."""
     costs = [_cost(jaxpr, in_loop=in_loop) for jaxpr in jaxprs]
-    return _Cost(*(max(figures) for figures in zip(*costs, strict=True)))
+    return Cost(*(max(figures) for figures in zip(*costs, strict=True)))

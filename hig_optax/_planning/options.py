@@ -71,40 +71,35 @@ class Plan(NamedTuple):
         )
 
     def _repr_html_(self) -> str:
-        lines = str(self).splitlines()
-        head = [name.replace("_", " ") for name in lines[1].split()]
-        rows = []
-        for option in self.options:
-            mark = " (chosen)" if option == self.chosen else ""
-            size = "all" if option.chunk_size is None else str(option.chunk_size)
-            cells = [
-                option.solver + mark,
-                size,
-                f"{option.flops:.2g}",
-                _in_bytes(option.peak_bytes),
-            ]
-            received = [_in_bytes(option.received_bytes)] if self.devices > 1 else []
-            rows.append([*cells, *received])
-        return table(head, rows, f"{lines[0]}. Chosen: {self.reason}.")
+        head, *rows = self._cells()
+        for row, option in zip(rows, self.options, strict=True):
+            row[0] += " (chosen)" if option == self.chosen else ""
+        names = [name.replace("_", " ") for name in head]
+        return table(names, rows, f"{self._head()}. Chosen: {self.reason}.")
 
     def __str__(self) -> str:
-        is_shared = self.devices > 1
-        head = (
+        marks = [" ", *("*" if option == self.chosen else " " for option in self.options)]
+        lines = [
+            f"{mark} {solver:6}" + "".join(f"  {cell:>10}" for cell in cells)
+            for mark, (solver, *cells) in zip(marks, self._cells(), strict=True)
+        ]
+        return "\n".join([self._head(), *lines, f"* {self.reason}"])
+
+    def _head(self) -> str:
+        return (
             f"{self.rows} rows x {self.columns} columns, {self.jacobian} mode, "
             f"budget {_in_bytes(self.memory_budget)}"
-            f"{f' on each of {self.devices} devices' if is_shared else ''}"
+            f"{f' on each of {self.devices} devices' if self.devices > 1 else ''}"
         )
-        received = "    received" if is_shared else ""
-        lines = [head, f"  solver  chunk_size       flops        peak{received}"]
+
+    def _cells(self) -> list[list[str]]:
+        """A table with its head, a line for each option; what is received only where there is anyone else."""
+        found = [["solver", "chunk_size", "flops", "peak", "received"]]
         for option in self.options:
-            mark = "*" if option == self.chosen else " "
-            size = "all" if option.chunk_size is None else option.chunk_size
-            lines.append(
-                f"{mark} {option.solver:6}  {size!s:>10}  {option.flops:10.2g}  "
-                f"{_in_bytes(option.peak_bytes):>10}"
-                f"{f'  {_in_bytes(option.received_bytes):>10}' if is_shared else ''}"
-            )
-        return "\n".join([*lines, f"* {self.reason}"])
+            size = "all" if option.chunk_size is None else str(option.chunk_size)
+            memory = [_in_bytes(x) for x in (option.peak_bytes, option.received_bytes)]
+            found.append([option.solver, size, f"{option.flops:.2g}", *memory])
+        return found if self.devices > 1 else [line[:-1] for line in found]
 
 
 def _in_bytes(number: float) -> str:

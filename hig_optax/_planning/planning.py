@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hig_optax._devices.devices import Devices
@@ -110,25 +110,24 @@ def plan(
     call = Call(Arguments({}, params, None, params, None, batch), on_devices)
     layout = look_at(given, call)
     budget = AUTO_MEMORY if memory_budget is None else memory_budget
-    weighed = _weigh(given, call, layout, budget)
-    options = tuple(option for option, _ in weighed)
-    possible = [option for option, is_wanted in weighed if is_wanted]
-    least = min(possible, key=lambda option: option.peak_bytes)
-    fitting = [option for option in possible if option.peak_bytes <= budget]
+    wanted = _solvers(given, layout)
+    possible = tuple(_options(given, call, layout, budget, wanted))
+    others = tuple(_options(given, call, layout, budget, _others(given, wanted)))
+    chosen = _first_that_fits(possible, budget)
     if memory_budget is None and _is_small(given, layout):
         chosen, reason = possible[0], "exact, and J is small"
-    elif fitting:
-        chosen = fitting[0]
+    elif chosen.peak_bytes <= budget:
         reason = _reason(given, chosen, possible[0])
     elif memory_budget is None:
-        chosen, reason = least, "the least: nothing fits"
+        reason = "the least: nothing fits"
     else:
         m, n = layout.shape
         raise ValueError(
             f"memory_budget={memory_budget} is too little for a step of {m} rows and {n} columns: it takes "
-            f'at least {least.peak_bytes}, by solver="{least.solver}" with chunk_size={least.chunk_size}. '
+            f'at least {chosen.peak_bytes}, by solver="{chosen.solver}" with chunk_size={chosen.chunk_size}. '
             "Raise memory_budget, or take fewer samples."
         )
+    options = (*possible, *others)
     return Plan(*layout.shape, layout.mode, budget, options, chosen, reason, layout.devices)
 
 
@@ -155,14 +154,19 @@ def settled(settings: Settings, arguments: Arguments, devices: Devices | None) -
         )
     if _is_small(settings, layout):
         return settings
-    options = []
-    for option in _possible(settings, call, layout, AUTO_MEMORY):
-        options.append(option)
-        if option.peak_bytes <= AUTO_MEMORY:
-            break
-    else:
-        option = min(options, key=lambda option: option.peak_bytes)
+    options = _options(settings, call, layout, AUTO_MEMORY, _solvers(settings, layout))
+    option = _first_that_fits(options, AUTO_MEMORY)
     return _with(settings, option.solver, option.chunk_size)
+
+
+def _first_that_fits(options: Iterable[Option], budget: float) -> Option:
+    """The first option within a budget, and none after it is looked at; else the least."""
+    seen = []
+    for option in options:
+        seen.append(option)
+        if option.peak_bytes <= budget:
+            return option
+    return min(seen, key=lambda option: option.peak_bytes)
 
 
 def _may_hold(settings: Settings, layout: Seen) -> bool:
@@ -201,35 +205,24 @@ def _solvers(settings: Settings, layout: Seen) -> tuple[Solver, ...]:
     return (exact,) if layout.has_custom_vjp else (exact, "krylov")
 
 
-def _possible(settings: Settings, call: Call, layout: Seen, budget: int) -> Iterator[Option]:
-    for solver in _solvers(settings, layout):
-        yield from _options(settings, call, layout, budget, solver)
-
-
-def _weigh(settings: Settings, call: Call, layout: Seen, budget: int) -> list[tuple[Option, bool]]:
-    """All options, the possible ones first, and whether each is possible."""
-    wanted = _solvers(settings, layout)
+def _others(settings: Settings, wanted: Sequence[Solver]) -> list[Solver]:
+    """Those that "auto" leaves aside and a plan shows."""
     direct: tuple[Solver, ...] = ("gram", "svd") if target_has_float64() else ("svd",)
-    others = [s for s in direct if s not in wanted and settings.solver == "auto"]
-    return [
-        (option, solver in wanted)
-        for solver in (*wanted, *others)
-        for option in _options(settings, call, layout, budget, solver)
-    ]
+    return [s for s in direct if s not in wanted and settings.solver == "auto"]
 
 
 def _options(
-    settings: Settings, call: Call, layout: Seen, budget: int, solver: Solver
+    settings: Settings, call: Call, layout: Seen, budget: int, solvers: Sequence[Solver]
 ) -> Iterator[Option]:
-    """One solver, in smaller and smaller chunks until it fits."""
-    for chunk_size in _chunk_sizes(settings, layout, budget, solver):
-        traced = traced_with(_with(settings, solver, chunk_size), call, find_direction)
-        cost = cost_of(traced)
-        peak = FIXED + int(MARGIN * cost.peak_bytes)
-        option = Option(solver, chunk_size, cost.flops, peak, collectives(traced))
-        yield option
-        if option.peak_bytes <= budget:
-            return
+    """Each solver, in smaller and smaller chunks until it fits."""
+    for solver in solvers:
+        for chunk_size in _chunk_sizes(settings, layout, budget, solver):
+            traced = traced_with(_with(settings, solver, chunk_size), call, find_direction)
+            cost = cost_of(traced)
+            peak = FIXED + int(MARGIN * cost.peak_bytes)
+            yield Option(solver, chunk_size, cost.flops, peak, collectives(traced))
+            if peak <= budget:
+                break
 
 
 def _chunk_sizes(

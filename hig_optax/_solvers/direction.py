@@ -11,7 +11,7 @@ from hig_optax._jacobian.leaves import Dense
 from hig_optax._jacobian.strips import Condensed
 from hig_optax._solvers import gram, svd
 from hig_optax._solvers.formula import Direction, Numbers, RowBlocks, Scaling
-from hig_optax._types import Scalar
+from hig_optax._types import Count, Scalar
 
 
 def half_inverse_direction(
@@ -23,7 +23,7 @@ def half_inverse_direction(
     rtol: Scalar,
     atol: Scalar,
     damping: Scalar,
-    max_rank: int | None,
+    max_rank: Count | None,
     solver: Literal["svd", "gram"],
     scaling: Scaling | None = None,
     row_blocks: RowBlocks = (),

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from hig_optax._types import Scalar
+from hig_optax._types import Count, Scalar
 
 
 def cut(
@@ -12,7 +12,7 @@ def cut(
     rtol: Scalar,
     atol: Scalar,
     floor: float,
-    max_rank: int | None = None,
+    max_rank: Count | None = None,
 ) -> tuple[Bool[Array, " r"], Float[Array, ""]]:
     """Choose the singular values that a step acts on.
 
@@ -23,7 +23,7 @@ def cut(
         floor: Share of the largest below which singular values are rounding noise. It is applied
             whatever the other settings are: with dependent rows and ``rtol=0`` the noise would
             otherwise be inverted.
-        max_rank: Keep at most so many, the largest.
+        max_rank: Keep at most so many, the largest; may be traced.
 
     Returns:
         ``keep``, (r,), true where s > cutoff (strictly, so that an all-zero spectrum keeps nothing),
@@ -45,7 +45,7 @@ def cut(
     cutoff = jnp.maximum(jnp.maximum(rtol, floor) * largest, atol)
     keep = s > cutoff
     if max_rank is not None:
-        keep &= jnp.arange(s.size) < max_rank
+        keep &= jnp.arange(s.size) < jnp.asarray(max_rank, int)
     return keep, cutoff
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._float64 import dot, power_of_two
 from hig_optax._solvers.filters import cut, gradient_weights
+from hig_optax._types import Count
 
 RowBlocks = tuple[tuple[str, int], ...]
 """Names and numbers of rows of blocks, in the order of the rows."""
@@ -108,7 +109,7 @@ class Direction(NamedTuple):
 
 
 def solve(
-    at: Coordinates, numbers: Numbers, scaling: Scaling | None, *, max_rank: int | None
+    at: Coordinates, numbers: Numbers, scaling: Scaling | None, *, max_rank: Count | None
 ) -> Solved:
     """The step V f(Σ) Uᵀ g, f(σ) = σ(σ²+λ)^((κ-1)/2) on kept σ, or with `scaling` one of its own length.
 

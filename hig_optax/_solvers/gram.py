@@ -24,6 +24,7 @@ from hig_optax._solvers.formula import (
     solve,
     told,
 )
+from hig_optax._types import Count
 
 # An eigenvalue of the Gram matrix carries an error of about ε·σ₁², so a singular value below sqrt(ε)·σ₁
 # is noise. Rank-deficient float64 matrices from 8x20 to 600x600 left at most 3.2 sqrt(ε)·σ₁ (see
@@ -72,7 +73,7 @@ def direction(
     cotangent: Float[Array, " m"] | None,
     numbers: Numbers,
     *,
-    max_rank: int | None,
+    max_rank: Count | None,
     scaling: Scaling | None = None,
     row_blocks: RowBlocks = (),
     condensed: Condensed | None = None,

@@ -20,7 +20,7 @@ from hig_optax._solvers.formula import (
     shares_of,
     unit_of,
 )
-from hig_optax._types import Scalar
+from hig_optax._types import Count, Scalar
 
 
 def krylov_direction(
@@ -33,7 +33,7 @@ def krylov_direction(
     rtol: Scalar,
     atol: Scalar,
     damping: Scalar,
-    max_rank: int | None,
+    max_rank: Count | None,
     solver: Literal["svd", "gram"],
     relative_damping: Scalar | None = None,
     row_blocks: RowBlocks = (),

@@ -23,6 +23,7 @@ from hig_optax._solvers.formula import (
     told,
     unit_of,
 )
+from hig_optax._types import Count
 
 # Rounding noise of a dependent row, in units of ε·σ₁: at most 5.6 over float32 and float64 matrices of
 # rank r/2 from 8x20 to 600x600 (see test_factorisations.py), so 8 drops it and stays below the default rtol.
@@ -68,7 +69,7 @@ def direction(
     cotangent: Float[Array, " m"] | None,
     numbers: Numbers,
     *,
-    max_rank: int | None,
+    max_rank: Count | None,
     scaling: Scaling | None = None,
     row_blocks: RowBlocks = (),
 ) -> Direction:

@@ -258,10 +258,8 @@ def _trust(options: argparse.Namespace, console: Console) -> None:
 
 
 def _watchdog(options: argparse.Namespace, console: Console) -> None:
-    def pieces() -> Iterable[str]:
-        yield watchdog.page(repeat=options.repeat, limit=options.limit, report=console.print)
-
-    _write(pieces(), options.to, console)
+    pieces = watchdog.page(repeat=options.repeat, limit=options.limit, report=console.print)
+    _write(pieces, options.to, console)
 
 
 def _write(pieces: Iterable[str], to: Path, console: Console) -> None:

@@ -124,29 +124,27 @@ class Method:
                 raise ValueError(f"schedule must be 'constant' or 'cosine', got {other!r}.")
 
 
-_SPECTRAL = {
+_FAMILY = {
     "batch_size": 32,
     "learning_rate": 1.0,
     "schedule": "constant",
-    "atol": 0.0,
-    "max_rank": None,
-    "jacobian": "auto",
     "solver": "auto",
     "num_matvecs": None,
     "chunk_size": None,
     "spectrum_size": 512,  # enough to see the cut in every problem; a few kilobytes of state
 }
 _PSEUDO_INVERSE = {
-    **_SPECTRAL,
+    **_FAMILY,
     "rtol": 1e-6,
+    "atol": 0.0,
+    "max_rank": None,
+    "jacobian": "auto",
     "exact_cotangent": False,  # True: hand over the loss of the rows; the gradient only reports
 }
 _HIG = {**_PSEUDO_INVERSE, "exponent": -0.5, "damping": 0.0}
 _ADAPTIVE = {
-    **_SPECTRAL,
-    "rtol": 0.0,
+    **_FAMILY,
     "exponent": "auto",
-    "init_relative_damping": 1e-2,
     "momentum": "auto",
     "max_relative_step": "auto",
     "patience": 20.0,
@@ -205,11 +203,8 @@ METHODS: Mapping[str, Method] = {
             "damped steps at κ = -1 that carry the previous one on",
             optimizers.damped(baselines.spring),
             {
-                **{
-                    name: value
-                    for name, value in _SPECTRAL.items()
-                    if name not in ("atol", "max_rank", "chunk_size")
-                },
+                **{name: value for name, value in _FAMILY.items() if name != "chunk_size"},
+                "jacobian": "auto",
                 "damping": 1e-2,
                 "momentum": 0.9,
                 "max_step_norm": 0.1,

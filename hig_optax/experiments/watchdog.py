@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from hig_optax.experiments import machine
@@ -70,8 +70,8 @@ def watch(name: str, command: Sequence[str], *, repeat: int, limit: float) -> tu
     return Watched(name, finished, hung, failed, longest), told
 
 
-def page(*, repeat: int, limit: float, report: Callable[[str], None] = print) -> str:
-    """Run every program, and make the page.
+def page(*, repeat: int, limit: float, report: Callable[[str], None] = print) -> Iterator[str]:
+    """The page, piece by piece, for which every program runs.
 
     Args:
         repeat: How many times each.
@@ -90,7 +90,8 @@ def page(*, repeat: int, limit: float, report: Callable[[str], None] = print) ->
             raise RuntimeError(f"{name} failed:\n{told}")
         rows.append(found)
     options = f" --repeat {repeat} --limit {limit:g}"
-    return HEAD.format(options=options) + table(rows, limit).markdown(level=2)
+    yield HEAD.format(options=options)
+    yield table(rows, limit).markdown(level=2)
 
 
 def table(rows: Sequence[Watched], limit: float) -> Table:

@@ -56,7 +56,7 @@ def test_the_command_writes_the_page(tmp_path, monkeypatch, capsys):
         watchdog, "watch", lambda name, *_, **__: (watchdog.Watched(name, 0, 0, 1, 0.0), "broken")
     )
     with pytest.raises(RuntimeError, match="two threads failed:\nbroken"):
-        watchdog.page(repeat=1, limit=1.0, report=lambda _: None)
+        list(watchdog.page(repeat=1, limit=1.0, report=lambda _: None))
 
 
 def test_programs_compute_what_they_say(monkeypatch, capsys):
