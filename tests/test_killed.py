@@ -74,7 +74,7 @@ def test_killed_runs_end_alike(start, tmp_path):
     whole, _ = result(start, killed_runs.recipe, tmp_path / "whole")
     assert len(whole) > 15
     beginnings = []
-    for i in range(4):
+    for i in range(3):
         folder, attempts = tmp_path / f"{i}", 0
         while not kill(start, killed_runs.recipe, folder, moments.uniform(0, killed_runs.STEPS)):
             attempts += 1
