@@ -138,6 +138,14 @@ def test_residuals_without_forward_rule_are_not_accelerated():
         (0, 0.0, 0.0, 0.0, 0, 0),  # before the first step nothing was expected
         (1, 1000.0, 1.0, 1000.1, 2, 0),  # other samples, under a loss that is far from zero
         (1, -1000.0, 1.0, -1000.0002, 2, 2),  # rounding of such a loss
+        (
+            2,
+            -2.4,
+            4000.0,
+            -2.3,
+            3,
+            0,
+        ),  # other samples, under an energy that is straight in some rows
     ],
 )
 def test_repeats(repeats, loss, excess, expected, number, found):

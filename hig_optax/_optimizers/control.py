@@ -80,7 +80,9 @@ def count_repeats(
     tolerance = jnp.where(repeats >= FIXED_AFTER, STILL_FIXED, eps**0.5).astype(loss.dtype)
     rounding = STATIONARY_IN_EPS * eps * jnp.abs(loss)
     gap = jnp.abs(loss - expected.astype(loss.dtype))
-    is_same = (count > 0) & (gap <= tolerance * jnp.abs(excess) + rounding)
+    # Of an energy, straight in some rows, the model has no least value to speak of.
+    size = jnp.minimum(jnp.abs(excess), jnp.abs(loss))
+    is_same = (count > 0) & (gap <= tolerance * size + rounding)
     return jnp.where(is_same, optax.safe_increment(repeats), 0)
 
 
