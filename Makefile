@@ -1,6 +1,7 @@
 # make demo   train through physics with half-inverse gradients, beside Adam and Gauss-Newton
 # make test   everything that must hold before a commit; make test-newest tries the newest releases
-# make docs   the documentation, in site/, checked; make screenshots takes pictures of it
+# make docs   the documentation, in site/, checked; python -m http.server --directory site serves it, with its search
+#             make screenshots takes pictures of it
 # make wheel  source distribution and wheel, in dist/, tried in an empty environment
 # They set up .venv on first use, from the tested versions in constraints.txt.
 

@@ -57,7 +57,8 @@ class Spectrum(NamedTuple):
     rank: Int[Array, ""]
     """How many singular values were kept: those above `cutoff`, at most `max_rank`. int32. -1 where that is
     not known: `adaptive_hig` solves for its step without a decomposition on batches of 256 samples and
-    more. Singular values, cutoff and shares are 0 then, `condition` a lower bound."""
+    more, and on batches that stay the same where both sides of J are longer than 128. Singular values,
+    cutoff and shares are 0 then, `condition` a lower bound."""
 
     cutoff: Float[Array, ""]
     """The cut that was used, in the unit of the singular values: the largest of rtol·σ₁, atol and
@@ -76,9 +77,10 @@ class Spectrum(NamedTuple):
     aside; 1 for a zero gradient. With `loss_fn` the gradient is Jᵀ ∂loss/∂rows."""
 
     gradient_cosine: Float[Array, ""]
-    """With `loss_fn`: cosine between the incoming gradient and Jᵀ ∂loss/∂rows, 1 when the loss that was
-    differentiated outside is the same. Two zero vectors agree (1), one zero vector does not (0).
-    Without `loss_fn` there is nothing to compare: NaN, or 0 in a step compiled under ``jax_debug_nans``."""
+    """With `loss_fn`, and always in `adaptive_hig`: cosine between the incoming gradient and
+    Jᵀ ∂loss/∂rows, 1 when the loss that was differentiated outside is the same. Two zero vectors agree (1),
+    one zero vector does not (0). Elsewhere there is nothing to compare: NaN, or 0 in a step compiled under
+    ``jax_debug_nans``."""
 
     unsettled: Float[Array, ""]
     """With ``solver="krylov"``, a share in [0, 1]: what the second half of `num_matvecs` has brought of the

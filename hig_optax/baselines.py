@@ -57,7 +57,7 @@ def gauss_newton(
     twice as long (η = ½ is the full step), and with a mean over b samples it is 1/b of it (η = b; η = b/2
     for the mean of Σ(y - t)²).
 
-    The settings that are not told here are those of `hig_optax.scale_by_hig`.
+    The settings that are not described here are those of `hig_optax.scale_by_hig`.
 
     Args:
         learning_rate: η, a number or a schedule; dimensionless.
@@ -121,7 +121,7 @@ def levenberg_marquardt(
     λ is what it is given as from the first step to the last; nothing is accepted or rejected. The remarks
     of `gauss_newton` on the scale of the loss hold: without the ½ of ½‖y - t‖² the step is twice as long.
 
-    The settings that are not told here are those of `hig_optax.scale_by_hig`.
+    The settings that are not described here are those of `hig_optax.scale_by_hig`.
 
     Args:
         learning_rate: η, a number or a schedule; dimensionless.
@@ -181,7 +181,7 @@ def adaptive_levenberg_marquardt(
     Without momentum and without a bound on the step, it is the method of full batches. On mini-batches it
     can drift away though every step lowers the loss of its batch: there use `hig_optax.adaptive_hig`.
 
-    The settings that are not told here are those of `hig_optax.adaptive_hig`.
+    The settings that are not described here are those of `hig_optax.adaptive_hig`.
 
     Args:
         mask: As in `hig_optax.hig`: the False leaves are frozen.

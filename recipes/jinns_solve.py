@@ -1,4 +1,4 @@
-"""jinns: its loss as blocks of rows, and `jinns.solve`, which passes no batch, with one that is bound."""
+"""jinns: its loss as blocks of rows. `jinns.solve` passes no batch, so `with_batch` binds one."""
 
 import equinox as eqx
 import jax

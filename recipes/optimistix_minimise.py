@@ -1,4 +1,4 @@
-"""optimistix: `OptaxMinimiser` calls `update(grads, state, params)` alone, so that the batch is bound."""
+"""optimistix: `OptaxMinimiser` passes no batch to `update`, so `with_batch` binds one."""
 
 import jax
 import jax.numpy as jnp

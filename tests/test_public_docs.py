@@ -44,7 +44,7 @@ def is_told(parameter, name):
     text = inspect.getdoc(FUNCTIONS[name])
     if re.search(rf"^    (\*\*)?{parameter}: \S", section(text, "Args"), flags=re.MULTILINE):
         return True
-    other = re.search(r"settings that are not told here are those of `([\w.]+)`", text)
+    other = re.search(r"settings that are not described here are those of `([\w.]+)`", text)
     if other is None:
         return False
     full = other[1] if "." in other[1] else f"hig_optax.{other[1]}"

@@ -74,8 +74,9 @@ def test_plain_formulas_become_tex(plain, tex):
 
 
 def test_formulas_of_a_docstring_are_told_from_its_code():
-    text = "It is\n\n    x = σ² y,\n\nwith σ_k, or\n\n    >>> σ = 1\n\nEnd"
-    expected = "It is\n\n$$\nx = σ^2 y,\n$$\n\nwith $σ_k$, or\n\n    >>> σ = 1\n\nEnd"
+    code = "    >>> σ = 1  # σ_k, or σ^(1/2)\n"
+    text = f"It is\n\n    x = σ² y,\n\nwith σ_k, or\n\n{code}\nEnd"
+    expected = f"It is\n\n$$\nx = σ^2 y,\n$$\n\nwith $σ_k$, or\n\n{code}\nEnd"
     assert formulas.formulas_set(text) == expected
     text = "As\n\n    a    one\n    b    two,\n         three\n\nEnd"
     assert formulas.formulas_set(text) == "As\n\n* **a**: one\n* **b**: two, three\n\nEnd"

@@ -229,7 +229,7 @@ def too_wide(site: Path) -> list[str]:
 
 
 def screenshots(site: Path, to: Path) -> None:
-    """A picture of every page at each width."""
+    """A picture of every page at each width, of its first 12,000 pixels."""
     to.mkdir(parents=True, exist_ok=True)
     looks = measured(site)
     with _Server(site, "") as server, tempfile.TemporaryDirectory() as profile:

@@ -3,9 +3,10 @@
 import re
 
 _BLOCK = re.compile(r"(?<=\n\n) {4}(?! |>>>)(.*[=Σσ].*)(?=\n\n|\n?\Z)")
-# A power with brackets, or a singular value with its index.
+# A line of an example, which stays as it is; a power with brackets, or a singular value with its index.
 _INLINE = re.compile(
-    r"\([^() ]*\)\^\([^()]*\)|\b\w\^\((?:[^()]|\([^()]*\))*\)|Σ\^\w|σ_(?:\w|\([^()]*\))"
+    r"^ *(?:>>>|\.\.\.).*|\([^() ]*\)\^\([^()]*\)|\b\w\^\((?:[^()]|\([^()]*\))*\)|Σ\^\w|σ_(?:\w|\([^()]*\))",
+    re.MULTILINE,
 )
 _LIST = re.compile(r"(?<=\n\n)(?: {4}\S.*? {2,}\S.*\n(?: {8,}\S.*\n)*){2,}")
 _ITEM = re.compile(r"^ {4}(\S.*?) {2,}(\S.*(?:\n {8,}\S.*)*)\n", re.MULTILINE)
@@ -56,7 +57,8 @@ def _braced(formula: str, start: int) -> str:
 
 
 def _in_line(found: re.Match) -> str:
-    return f"${tex(found[0])}$"
+    is_example = found[0].lstrip().startswith((">>>", "..."))
+    return found[0] if is_example else f"${tex(found[0])}$"
 
 
 def _as_words(found: re.Match) -> str:

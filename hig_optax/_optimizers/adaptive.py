@@ -72,14 +72,14 @@ def adaptive_hig(
     was cut to its bound, where the promise is below the rounding of the loss, and in [least damping, 1e6].
 
     On mini-batches the trial is no safeguard: every step can lower the loss of its own batch and still raise
-    that of all others. What is known of those is each new batch before the step on it: its loss, and the
-    slope of that along the last step. Where the slope says that the last step was too long for samples that
-    it was not fitted to, s shrinks, by up to one e-fold in `patience` batches; where it was too short, s
-    grows, up to 1. Against this stands progress: where the loss falls as t⁻ᵖ in t batches, 0.7 p, less what
-    chance makes of it, counts as much as a slope of that share of what the loss may still fall (of the loss,
-    for a sum of squares); and for p < 1 s falls as t^((p-1)/2) by itself. The least damping rises from
+    that of all others. A new batch, before the step on it, tells of those others: by its loss, and by the
+    slope of its loss along the last step, which was not fitted to it. Where the slope says that the last step
+    was too long, s shrinks, by up to one e-fold in `patience` batches; where it was too short, s grows, to
+    at most 1. Where the loss falls as t⁻ᵖ in t batches, s shrinks less: the slope is taken as a share of what
+    the loss may still fall by (of the loss, for a sum of squares), and 0.7 p, less what chance alone would
+    show, is added to it. And for p < 1 s falls as t^((p-1)/2) by itself. The least damping rises from
     `min_relative_damping` at s = 0.3 to 1 at s = 0.01, geometrically in s, and below s = 0.2 the bound
-    shrinks with s. All of it takes out the noise that single batches leave in the parameters: a schedule that
+    shrinks with s. All of it averages the noise that single batches leave in the parameters: a schedule that
     needs no horizon.
 
     The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:
@@ -93,16 +93,17 @@ def adaptive_hig(
     loss that the one before had left, until one does not; s is 1 then. On either a step also follows the
     curve of the rows to second order (geodesic acceleration, one more forward pass), nothing is cut off (the
     damping alone keeps noise small), and λ is halved after every step that was taken and multiplied by 4 for
-    every trial that failed. On a large one the step comes from a Cholesky factor, without singular values:
-    `Spectrum.rank` is -1. A number given for one of these settings holds everywhere; one for `exponent` keeps
-    the acceleration and this rule of λ away, and brings the spectrum back. ``"krylov"`` has none of it.
+    every trial that failed. On a large one, and on a fixed one where both sides of J are longer than 128, the
+    step comes from a Cholesky factor, without singular values: `Spectrum.rank` is -1. A number given for one
+    of these settings holds everywhere; one for `exponent` keeps the acceleration and this rule of λ away, and
+    brings the spectrum back. ``"krylov"`` has none of it.
 
-    ``solver="auto"`` goes by price here. Where a step by J takes five times more operations than one by 20
-    products with it, it is ``"krylov"``, and J is decomposed only on a batch that is fixed, or large while s
-    is above 1/2. A residual that takes the whole batch is taken for one of fixed batches. Else it is
+    ``solver="auto"`` counts operations here. Where a step by J takes five times more of them than one by 20
+    products with J, it is ``"krylov"``, and J is decomposed only on a batch that is fixed, or large while s
+    is above 1/2. A residual that takes the whole batch is treated as if its batch were fixed. Else it is
     ``"gram"``, for a float64 J as well: the damping is above the noise of a Gram matrix.
 
-    The settings that are not told here are those of `scale_by_hig`.
+    The settings that are not described here are those of `scale_by_hig`.
 
     Args:
         residual_fn: ``(params, sample) -> rows``, as in `scale_by_hig`. Without `loss_fn` the rows must be
@@ -126,7 +127,7 @@ def adaptive_hig(
         min_relative_damping: Least λ > 0 over the mean of σ² while s = 1; may be traced.
         mask: As in `hig`: the False leaves are frozen.
         solver: As in `scale_by_hig`; nothing is cut off but what is noise. With ``"krylov"`` the mean of σ²
-            is that of the Ritz values, and the previous step is carried on whole, p = μ·previous step, beside
+            is that of the Ritz values, and the previous step is kept whole, p = μ·previous step, beside
             the direction of y - J p. For κ = -1 and all of the row space both ways are one.
         rows_per_sample: How many rows of each sample J keeps: the cotangent and random combinations of what
             its rows can do, drawn anew in every step, where the gradient stays exact, and so do loss and

@@ -28,8 +28,8 @@ MIN_SCALE = SHORTER**10
 STATIONARY_IN_EPS = 4
 
 # The power p of a loss that falls as t⁻ᵖ in t batches is told by two averages of its logarithm, over the
-# latter quarter and twentieth of the batches, from so many on. What it exceeds chance by stands against steps
-# that are too long for the next batch, with a weight: steps half as long take, by it, 2^0.7 times as long.
+# latter quarter and twentieth of the batches, from so many on. What it exceeds chance by is added to the
+# slope along the last step, with a weight: by it steps half as long take 2^0.7 times as long.
 # With 1 an operator network ended 1.8 times higher, without chance noisy-field ten times, with twice chance
 # the nonlinear oscillators ten times (ADAPTIVE.md, the notebooks').
 LONG, SHORT, WEIGHT = 4.0, 20.0, 0.7
@@ -189,11 +189,11 @@ class Plateau(NamedTuple):
     num_batches: Int[Array, ""]
     """Number t of batches seen, int32."""
     recent: Float[Array, ""]
-    """Average of log loss over some t/20 batches."""
+    """Average over some t/20 batches of the logarithm of what the loss may still fall by."""
     past: Float[Array, ""]
-    """Average of log loss over some t/4 batches."""
+    """The same over some t/4 batches."""
     variance: Float[Array, ""]
-    """Of log loss from one batch to the next, over as many."""
+    """Of that logarithm from one batch to the next, over as many."""
     scale: Float[Array, ""]
     """Factor on the steps, in [0.001, 1]; 1 at first."""
 
@@ -240,10 +240,11 @@ class Plateau(NamedTuple):
         The last step was not fitted to these samples, so that the slope of their loss along it is that of all
         samples, but for chance: where it is positive the step was too short for them, where it is negative
         too long. A step that brings the least loss at once is too short in the long run, which is why
-        progress stands against it.
+        progress is added to the slope.
 
         Args:
-            loss: Of the batch. Not positive or not finite: nothing changes.
+            loss: What the loss of the batch may still fall by: a sum of squares, by all of it. Not positive
+                or not finite: nothing changes.
             slope: By how much it would fall if the last step, before the factor, were taken once more, to
                 first order.
             patience: Batches in which the factor may change e-fold. None of them, or NaN: nothing changes.

@@ -50,7 +50,7 @@ def hig(
     batch and another for its mean. The paper's convention, to which its learning rates (1.0 on the
     oscillators) belong, is the mean over the batch of Σ(y-target)².
 
-    The settings that are not told here are those of `scale_by_hig`.
+    The settings that are not described here are those of `scale_by_hig`.
 
     Args:
         learning_rate: A number, or a schedule: a function of the number of updates. Its unit is that of a

@@ -40,7 +40,7 @@ def model_of(loss_fn: LossFn | None, at: Linearised) -> Model:
         # Reverse over reverse: a loss may hold a function without forward rule.
         curved = jax.grad(lambda y: jnp.vdot(jax.grad(loss_at)(y), unit, precision="highest"))(y)
         curvature = jnp.vdot(unit, curved, precision="highest")
-        # A norm is straight along its rows, up to rounding of either sign. Its square has the same minimum,
+        # A norm is linear along its rows, up to rounding of either sign. Its square has the same minimum,
         # and (L²/2)'' / L = L'' + ‖g‖²/L. A loss that is not positive may be the log of a sum of squares.
         is_positive, size = loss > 0, norm(y)
         of_square = length * (length / jnp.where(is_positive, loss, 1))

@@ -74,7 +74,7 @@ RANGES: Mapping[str, tuple[str, Any]] = {
 OPTIONAL = ("max_relative_step",)
 
 # What "auto" means. A batch with fewer rows than there are parameters leaves most of them open: what earlier
-# batches said of them is carried on, and a bound keeps one batch from deciding too much. One with more rows
+# batches said of them is kept, and a bound keeps one batch from deciding too much. One with more rows
 # decides them all, and there the same precautions cost decades (see ADAPTIVE.md, the notebooks').
 OPEN = Recipe(
     exponent=-0.75,

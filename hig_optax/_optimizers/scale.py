@@ -67,8 +67,8 @@ def scale_by_hig(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Precondition gradients by a power of the singular values of the Jacobian of a residual.
 
-    With rows y(θ) stacked over the mini-batch, J = ∂y/∂θ = U Σ Vᵀ and an incoming gradient x = Jᵀ ∂L/∂y,
-    ``update`` returns
+    Let y(θ) collect the rows of all samples of the mini-batch, with J = ∂y/∂θ = U Σ Vᵀ, and let the incoming
+    gradient be x = Jᵀ ∂L/∂y. Then ``update`` returns
 
         V h(Σ) Vᵀ x,    h(σ) = (σ² + λ)^((κ-1)/2)    where σ > max(rtol·σ₁, atol, noise), else 0,
 
@@ -204,8 +204,8 @@ def scale_by_hig(
 
     References:
         Schnell, Holl and Thuerey, Half-Inverse Gradients for Physical Deep Learning, ICLR 2022. The paper
-        takes σ^(-1/2) by a truncated SVD of the Jacobian stacked over the mini-batch, and the mean over the
-        batch of the loss; the authors' code cuts relative to σ₁, as here.
+        takes σ^(-1/2) by a truncated SVD of the Jacobian of all rows of the mini-batch, and the mean of the
+        loss over the batch; the authors' code cuts relative to σ₁, as here.
     """
     settings = Settings(**locals())
     if bad_samples == "drop" and loss_fn is None:

@@ -81,7 +81,7 @@ def spring(
 
     and the update is -η φ, shortened to `max_step_norm`. Nothing is tried or rejected.
 
-    The settings that are not told here are those of `hig_optax.adaptive_hig`.
+    The settings that are not described here are those of `hig_optax.adaptive_hig`.
 
     Args:
         learning_rate: η, a number or a schedule; dimensionless.
@@ -101,8 +101,9 @@ def spring(
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``; ``update(grads, state, params, batch=batch)``, where
-        `grads` only serves the report `Spectrum.gradient_cosine`. Rows, Jacobian or gradient that are not
-        finite give zero updates, and the momentum stays.
+        `grads` is used only as a check: `Spectrum.gradient_cosine` compares it with the gradient of the loss
+        that is minimised; expect 1. Rows, Jacobian or gradient that are not finite give zero updates, and the
+        momentum stays.
 
     Raises:
         TypeError: As `hig_optax.scale_by_hig`.

@@ -181,8 +181,8 @@ def _scaled(
     """The step t·V q + p but for μ·previous, and slope and curvature of the model of the loss along it.
 
     In the coordinates of V, and in the units of J and g: q = f(σ) e with e = Uᵀg, its scale left to t, and
-    p = μ (1 - σ²/(σ²+λ)) Vᵀprevious, where the bracket takes out what the rows decide anew. For κ = -1 and
-    t = 1 this is the minimiser of ‖ρ - J·step‖² + λ‖step - μ·previous‖², the step of SPRING.
+    p = μ (1 - σ²/(σ²+λ)) Vᵀprevious, where the bracket removes what the rows of this batch determine. For
+    κ = -1 and t = 1 this is the minimiser of ‖ρ - J·step‖² + λ‖step - μ·previous‖², the step of SPRING.
     """
     assert at.cotangent is not None
     # What was cut is left alone by this step, but the previous one may move the rows there.

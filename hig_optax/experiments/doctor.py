@@ -25,7 +25,8 @@ Call it outside `jit`. It returns a tuple of findings (`symptom`, `evidence`, `m
 returns stacked are read as the course of a run and say more than the last one alone; each member of a
 `jax.vmap` is read by itself.
 
-What follows is written by `python -m hig_optax.experiments doctor`; do not edit them.
+What follows is written by `python -m hig_optax.experiments doctor`. Do not edit it: the next run overwrites
+it.
 """
 
 

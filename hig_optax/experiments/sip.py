@@ -107,7 +107,7 @@ def sip_value_and_grad(
     def correction(u: Tree, sample: Tree) -> Tree:
         """How far to move the control, u - ũ, a tree like u; NaN where it is not finite."""
         if inverse_fn is None:
-            # The loss is handed over as such; the gradient only serves a report that is not wanted here.
+            # `newton` has loss_fn; the gradient would only be compared with that, which nobody reads here.
             way, state = newton.update(u, newton.init(u), u, batch=sample)
             return jax.tree.map(lambda x: jnp.where(state.spectrum.is_finite, x, jnp.nan), way)
         y = physics_fn(u, sample)
