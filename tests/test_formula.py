@@ -27,7 +27,7 @@ def solved(s, previous, *, floor=1e-7):
         image=None,
         momentum=jnp.float32(0.5),
     )
-    return solve(at, numbers, scaling, max_rank=None)
+    return solve(at, numbers, scaling)
 
 
 def test_the_model_promises_nothing_of_what_is_rounding_noise():

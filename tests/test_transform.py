@@ -294,6 +294,29 @@ def test_counts_under_inject_hyperparams(factory, settings, is_64_bit):
         assert ranks[0] == ranks[1] == settings.get("max_rank", ranks[1])
 
 
+@pytest.mark.parametrize("solver", ["gram", "svd", "krylov"])
+def test_max_rank_may_be_traced(solver):
+    grads = jax.grad(loss)(PARAMS, BATCH)
+
+    def step(max_rank):
+        opt = hig_optax.hig(0.5, residual, loss_fn=rows_loss, solver=solver, max_rank=max_rank)
+        updates, state = opt.update(grads, opt.init(PARAMS), PARAMS, batch=BATCH)
+        return updates, optax.tree.get(state, "spectrum").rank
+
+    ranks = jnp.array([1, 4, 100])
+    found, kept = jax.vmap(step)(ranks)
+    for i, rank in enumerate([1, 4, 100]):
+        expected, expected_kept = step(rank)
+        assert kept[i] == expected_kept
+        of_one = jax.tree.map(lambda x, i=i: x[i], found)
+        chex.assert_trees_all_close(of_one, expected, rtol=1e-3, atol=1e-5)
+    assert kept[0] == 1
+    assert kept[1] == 4
+    none, kept = jax.jit(step)(jnp.int32(0))  # a traced number is not checked
+    assert kept == 0
+    assert all(jnp.all(x == 0) for x in jax.tree.leaves(none))
+
+
 def test_what_stands_before_in_the_chain_is_respected():
     grads = jax.grad(loss)(PARAMS, BATCH)
     plain = hig_optax.scale_by_hig(residual)

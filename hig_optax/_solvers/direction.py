@@ -72,7 +72,9 @@ def half_inverse_direction(
     """
     J = Dense(J) if isinstance(J, jax.Array) else J
     numbers = Numbers(*(jnp.asarray(x, J.dtype) for x in (exponent, rtol, atol, damping)))
-    keywords: dict[str, Any] = {"scaling": scaling, "row_blocks": row_blocks, "max_rank": max_rank}
+    if max_rank is not None:
+        numbers = numbers._replace(max_rank=jnp.asarray(max_rank, int))
+    keywords: dict[str, Any] = {"scaling": scaling, "row_blocks": row_blocks}
     if solver == "gram":
         return gram.direction(J, gradient, cotangent, numbers, condensed=condensed, **keywords)
     return svd.direction(J, gradient, cotangent, numbers, **keywords)

@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hig_optax._float64 import dot, power_of_two
 from hig_optax._solvers.filters import cut, gradient_weights
-from hig_optax._types import Count
 
 RowBlocks = tuple[tuple[str, int], ...]
 """Names and numbers of rows of blocks, in the order of the rows."""
@@ -22,6 +21,7 @@ class Numbers(NamedTuple):
     rtol: Array
     atol: Array
     damping: Array
+    max_rank: Int[Array, ""] | None = None
 
 
 class Scaling(NamedTuple):
@@ -108,9 +108,7 @@ class Direction(NamedTuple):
     """How many samples are not finite, once they were counted."""
 
 
-def solve(
-    at: Coordinates, numbers: Numbers, scaling: Scaling | None, *, max_rank: Count | None
-) -> Solved:
+def solve(at: Coordinates, numbers: Numbers, scaling: Scaling | None) -> Solved:
     """The step V f(Σ) Uᵀ g, f(σ) = σ(σ²+λ)^((κ-1)/2) on kept σ, or with `scaling` one of its own length.
 
     Args:
@@ -118,14 +116,17 @@ def solve(
         numbers: κ, the cuts, and λ in the unit of J squared.
         scaling: If given, the result is t·V f(Σ) Uᵀ g + p: t minimises the model of the loss, and p is what
             is left of the previous step outside of the rows (see `_scaled`). Needs the cotangent.
-        max_rank: Largest number of kept singular values.
 
     Returns:
         What the step is, but for ``momentum * previous``, which is not in the basis.
     """
     s = at.s
     keep, cutoff = cut(
-        s, rtol=numbers.rtol, atol=numbers.atol / at.unit, floor=at.floor, max_rank=max_rank
+        s,
+        rtol=numbers.rtol,
+        atol=numbers.atol / at.unit,
+        floor=at.floor,
+        max_rank=numbers.max_rank,
     )
     damping = numbers.damping
     if scaling is not None:

@@ -24,7 +24,6 @@ from hig_optax._solvers.formula import (
     solve,
     told,
 )
-from hig_optax._types import Count
 
 # An eigenvalue of the Gram matrix carries an error of about ε·σ₁², so a singular value below sqrt(ε)·σ₁
 # is noise. Rank-deficient float64 matrices from 8x20 to 600x600 left at most 3.2 sqrt(ε)·σ₁ (see
@@ -73,7 +72,6 @@ def direction(
     cotangent: Float[Array, " m"] | None,
     numbers: Numbers,
     *,
-    max_rank: Count | None,
     scaling: Scaling | None = None,
     row_blocks: RowBlocks = (),
     condensed: Condensed | None = None,
@@ -126,7 +124,7 @@ def direction(
             previous=coefficients(None if scaling is None else scaling.previous, is_long=by_rows),
             is_finite=at.is_finite & is_finite,
         )
-        solved = solve(coordinates, numbers, scaling, max_rank=max_rank)
+        solved = solve(coordinates, numbers, scaling)
         # By rows the vector of the row side from which Jᵀ makes the direction, and beside it the one that
         # makes what the gradient is compared with.
         vectors = [back(at, solved.coefficients * solved.size, by_rows=by_rows)]

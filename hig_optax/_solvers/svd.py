@@ -23,7 +23,6 @@ from hig_optax._solvers.formula import (
     told,
     unit_of,
 )
-from hig_optax._types import Count
 
 # Rounding noise of a dependent row, in units of ε·σ₁: at most 5.6 over float32 and float64 matrices of
 # rank r/2 from 8x20 to 600x600 (see test_factorisations.py), so 8 drops it and stays below the default rtol.
@@ -69,7 +68,6 @@ def direction(
     cotangent: Float[Array, " m"] | None,
     numbers: Numbers,
     *,
-    max_rank: Count | None,
     scaling: Scaling | None = None,
     row_blocks: RowBlocks = (),
 ) -> Direction:
@@ -101,7 +99,7 @@ def direction(
         previous=None if previous is None else factors.columns(previous),
         is_finite=is_finite,
     )
-    solved = solve(coordinates, numbers, scaling, max_rank=max_rank)
+    solved = solve(coordinates, numbers, scaling)
     found = factors.combine(solved.coefficients, size=J.shape[1]) * solved.size
     gradient_cosine = None if g is None else cosine(x, J.rmatvec(g))
     shares = {}
