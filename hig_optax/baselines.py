@@ -48,7 +48,7 @@ def gauss_newton(
 ) -> optax.GradientTransformationExtraArgs:
     """Gauss-Newton by a truncated pseudo-inverse: `hig_optax.hig` with exponent κ = -1.
 
-    With the stacked rows y(θ), J = ∂y/∂θ = U Σ Vᵀ and g = ∂L/∂y, the update is
+    With the rows y(θ) of all samples, J = ∂y/∂θ = U Σ Vᵀ and g = ∂L/∂y, the update is
 
         -η pinv(J) g = -η V Σ⁻¹ Uᵀ g      over σ > max(rtol·σ₁, atol).
 
@@ -113,7 +113,7 @@ def levenberg_marquardt(
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt at a fixed damping: `hig_optax.hig` with exponent κ = -1 and damping λ.
 
-    With the stacked rows y(θ), J = ∂y/∂θ = U Σ Vᵀ and g = ∂L/∂y, the update is
+    With the rows y(θ) of all samples, J = ∂y/∂θ = U Σ Vᵀ and g = ∂L/∂y, the update is
 
         -η (JᵀJ + λI)⁻¹ Jᵀ g = -η V σ/(σ² + λ) Uᵀ g.
 
