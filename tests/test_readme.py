@@ -1,10 +1,13 @@
 """The README is short, its Python prints what it shows, and its figures are those of the pages."""
 
+import contextlib
+import importlib.metadata
 import re
 from pathlib import Path
 
 import jax
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -60,3 +63,16 @@ def test_links_lead_to_files():
     links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
     assert len(links) > 10
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_tested_releases_install_on_the_oldest_interpreter():
+    """Python 3.11 of Debian 12 is 3.11.2, and some releases want a later one."""
+    pins = re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert len(pins) > 50
+    oldest = re.search(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text())[1]
+    for name, version in pins:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found = importlib.metadata.distribution(name)
+            wanted = found.metadata.get("Requires-Python") or ""
+            if found.version == version:
+                assert SpecifierSet(wanted).contains(f"{oldest}.0"), (name, version, wanted)
