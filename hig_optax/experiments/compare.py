@@ -14,7 +14,7 @@ from hig_optax.experiments.history import History, by_method
 from hig_optax.experiments.plan import Overrides, Plan
 from hig_optax.experiments.report import Report
 from hig_optax.experiments.table import Table, over_seeds, rate_in_words
-from hig_optax.problems import PhysicsInformed, Problem
+from hig_optax.problems import NoisyLikelihood, PhysicsInformed, Problem
 
 ERROR = "relative L2 error"
 COLUMNS = (
@@ -179,5 +179,11 @@ def _losses(problem: Problem) -> str:
         return (
             "The error is that of the solution; losses are weighted means over points: test points that no "
             "step sees, and the points of the steps since the last look."
+        )
+    if isinstance(problem, NoisyLikelihood):
+        return (
+            "The test loss is the Kullback-Leibler divergence from the truth, a mean over test points; the "
+            "training loss is the negative log likelihood, which has no end at zero, a mean over the "
+            "mini-batches since the last look."
         )
     return "Losses are means over samples: of the test set, and of the mini-batches since the last look."

@@ -13,6 +13,7 @@ from hig_optax.problems import (
     LinearOscillators,
     NeuralODE,
     NoisyField,
+    NoisyLikelihood,
     NonlinearOscillators,
     OperatorNetwork,
     Params,
@@ -123,12 +124,15 @@ def wanted_error_rows(problem: Problem, method: str) -> Any:
 
 
 def measured_loss(problem: SampleProblem) -> Callable[[Params, Batch], jax.Array]:
-    """The loss of one sample without the rounding that training puts up with: ``(params, sample) -> loss``.
+    """The loss of one sample without what training puts up with: ``(params, sample) -> loss``.
 
-    It is the problem's own, but for the quantum dipole, where 1 - |⟨t, y⟩|² is the difference of two numbers
+    It is the problem's own, but for two. Of the quantum dipole 1 - |⟨t, y⟩|² is the difference of two numbers
     near 1 once the network has learned: in float32 it ends at 1e-7, and comes out negative. For states of
-    norm 1 the squares of `error_rows` have the same sum, and no such floor.
+    norm 1 the squares of `error_rows` have the same sum, and no such floor. A likelihood of readings falls
+    to what the noise leaves of it, wherever that is; its divergence tells how much is left to learn.
     """
+    if isinstance(problem, NoisyLikelihood):
+        return lambda params, sample: problem.divergence(problem.residual(params, sample), sample)
     rows_of_error = error_rows(problem)
     if isinstance(problem, QuantumDipole) and rows_of_error is not None:
         return lambda params, sample: jnp.sum(jnp.abs(rows_of_error(params, sample)) ** 2)

@@ -28,6 +28,8 @@ from hig_optax.problems.neural_ode import NeuralODE as NeuralODE
 from hig_optax.problems.neural_ode import Trajectory as Trajectory
 from hig_optax.problems.noisy_field import FieldSample as FieldSample
 from hig_optax.problems.noisy_field import NoisyField as NoisyField
+from hig_optax.problems.noisy_likelihood import NoisyLikelihood as NoisyLikelihood
+from hig_optax.problems.noisy_likelihood import ReadingSample as ReadingSample
 from hig_optax.problems.operator_network import EvolvedSample as EvolvedSample
 from hig_optax.problems.operator_network import OperatorNetwork as OperatorNetwork
 from hig_optax.problems.oscillators import LinearOscillators as LinearOscillators
@@ -53,6 +55,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "linear-oscillators": LinearOscillators,
     "neural-ode": NeuralODE,
     "noisy-field": NoisyField,
+    "noisy-likelihood": NoisyLikelihood,
     "nonlinear-oscillators": NonlinearOscillators,
     "operator-network": OperatorNetwork,
     "poisson": Poisson,

@@ -1,4 +1,4 @@
-"""A field to recover from noisy readings: the one problem here whose loss has no zero."""
+"""A field to recover from noisy readings: a sum of squares that has no zero."""
 
 import dataclasses
 from collections.abc import Mapping

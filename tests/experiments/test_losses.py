@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hig_optax.experiments.losses import measured_loss
-from hig_optax.problems import LinearOscillators, QuantumDipole
+from hig_optax.experiments.losses import error_rows, measured_loss
+from hig_optax.problems import LinearOscillators, NoisyLikelihood, QuantumDipole
 
 
 def test_what_is_measured_is_the_loss():
@@ -29,3 +29,14 @@ def test_a_small_infidelity_is_measured_in_float32():
     assert loss.dtype == jnp.float32
     # 1e-10, where the rounding of 1 - |overlap|² is 6e-8. The states' own is 1e-7 of the 1e-5.
     np.testing.assert_allclose(loss, 1e-10, rtol=0.02)
+
+
+def test_of_a_likelihood_the_distance_from_the_truth_is_measured():
+    problem = NoisyLikelihood()
+    params = problem.init(jax.random.key(0))
+    sample = jax.tree.map(lambda x: x[0], problem.data(jax.random.key(1))[1])
+    expected = problem.divergence(problem.residual(params, sample), sample)
+    assert measured_loss(problem)(params, sample) == expected > 0
+    # What was read at the point does not matter.
+    assert measured_loss(problem)(params, sample._replace(target=sample.target + 1)) == expected
+    assert error_rows(problem) is None

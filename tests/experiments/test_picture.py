@@ -32,7 +32,16 @@ def test_the_picture_is_drawn_from_runs_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["heat-1d", "linear-oscillators", "noisy-field", "poisson", "quantum-dipole", "toy"]
+    "name",
+    [
+        "heat-1d",
+        "linear-oscillators",
+        "noisy-field",
+        "noisy-likelihood",
+        "poisson",
+        "quantum-dipole",
+        "toy",
+    ],
 )
 def test_problems_have_pictures_of_their_data(name):
     (axes,) = picture.thumbnails.figure(problems.get(name)).axes

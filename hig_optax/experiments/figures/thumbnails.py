@@ -16,6 +16,7 @@ from hig_optax.problems import (
     LinearOscillators,
     NeuralODE,
     NoisyField,
+    NoisyLikelihood,
     NonlinearOscillators,
     OperatorNetwork,
     PhysicsInformed,
@@ -119,6 +120,17 @@ def _(problem: NoisyField, test: Any, axes: Axes) -> None:
     del test
     x, y = np.asarray(readings.x)[:600].T
     axes.scatter(x, y, c=np.asarray(readings.target)[:600], s=6, cmap="RdBu_r")
+
+
+@_draw.register
+def _(problem: NoisyLikelihood, test: Any, axes: Axes) -> None:
+    # Readings near the line x₂ = 0, and a band of two standard deviations there.
+    near = np.abs(np.asarray(test.x)[:, 1]) < 0.3
+    axes.scatter(np.asarray(test.x)[near, 0], np.asarray(test.target)[near], s=3, color=COLOURS[1])
+    x = jnp.stack([jnp.linspace(-1.0, 1.0, 101), jnp.zeros(101)], axis=1)
+    mean, spread = np.asarray(problem.mean(x)), np.asarray(problem.spread(x))
+    axes.fill_between(x[:, 0], mean - 2 * spread, mean + 2 * spread, color=COLOURS[0], alpha=0.2)
+    axes.plot(x[:, 0], mean, color=COLOURS[0])
 
 
 @_draw.register
