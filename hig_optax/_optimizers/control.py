@@ -76,13 +76,11 @@ def count_repeats(
         expected: The loss that the step before left of its batch.
         count: Number of steps so far.
     """
-    eps = jnp.finfo(loss.dtype).eps
-    tolerance = jnp.where(repeats >= FIXED_AFTER, STILL_FIXED, eps**0.5).astype(loss.dtype)
-    rounding = STATIONARY_IN_EPS * eps * jnp.abs(loss)
+    tolerance = jnp.where(repeats >= FIXED_AFTER, STILL_FIXED, jnp.finfo(loss.dtype).eps ** 0.5)
     gap = jnp.abs(loss - expected.astype(loss.dtype))
     # Of an energy, straight in some rows, the model has no least value to speak of.
     size = jnp.minimum(jnp.abs(excess), jnp.abs(loss))
-    is_same = (count > 0) & (gap <= tolerance * size + rounding)
+    is_same = (count > 0) & is_rounding(gap - tolerance.astype(loss.dtype) * size, loss)
     return jnp.where(is_same, optax.safe_increment(repeats), 0)
 
 
@@ -143,9 +141,9 @@ def shorten_until_lower(
     return trial, jnp.where(is_usable, jnp.clip(following, MIN_SCALE, 1), scale)
 
 
-def is_rounding(predicted: Float[Array, ""], loss: Float[Array, ""]) -> Bool[Array, ""]:
-    """Whether a predicted decrease of the loss is lost in the rounding of the loss."""
-    return predicted <= STATIONARY_IN_EPS * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
+def is_rounding(change: Float[Array, ""], loss: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether a change of the loss, such as a predicted decrease, is lost in the rounding of the loss."""
+    return change <= STATIONARY_IN_EPS * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
 
 
 def next_damping(
@@ -234,7 +232,9 @@ class Plateau(NamedTuple):
         t = jnp.maximum(self.num_batches, 1).astype(self.variance.dtype)
         return jnp.sqrt(self.variance * SHORT / (2 * t)) / (1 / LONG - 1 / SHORT)
 
-    def seen(self, loss: Float[Array, ""], slope: Float[Array, ""], patience: Scalar) -> "Plateau":
+    def seen(
+        self, excess: Float[Array, ""], slope: Float[Array, ""], patience: Scalar
+    ) -> "Plateau":
         """After one more batch, as it was before the step on it.
 
         The last step was not fitted to these samples, so that the slope of their loss along it is that of all
@@ -243,7 +243,7 @@ class Plateau(NamedTuple):
         progress is added to the slope.
 
         Args:
-            loss: What the loss of the batch may still fall by: a sum of squares, by all of it. Not positive
+            excess: What the loss of the batch may still fall by: a sum of squares, by all of it. Not positive
                 or not finite: nothing changes.
             slope: By how much it would fall if the last step, before the factor, were taken once more, to
                 first order.
@@ -256,9 +256,11 @@ class Plateau(NamedTuple):
             rates that serve the next step alone lose later.
         """
         dtype = self.recent.dtype
-        is_usable = jnp.isfinite(loss) & (loss > 0) & jnp.isfinite(slope) & jnp.isfinite(patience)
-        loss = jnp.where(is_usable, loss, 1)
-        x, number = jnp.log(loss).astype(dtype), optax.safe_increment(self.num_batches)
+        is_usable = (
+            jnp.isfinite(excess) & (excess > 0) & jnp.isfinite(slope) & jnp.isfinite(patience)
+        )
+        excess = jnp.where(is_usable, excess, 1)
+        x, number = jnp.log(excess).astype(dtype), optax.safe_increment(self.num_batches)
         t = number.astype(dtype)
 
         def averaged(average: Array, share: float, x: Array) -> Array:
@@ -270,7 +272,7 @@ class Plateau(NamedTuple):
             past=averaged(self.past, LONG, x),
             variance=averaged(self.variance, LONG, jnp.square(x - self.recent)),
         )
-        left = jnp.clip(slope / loss, -1, 1).astype(dtype)
+        left = jnp.clip(slope / excess, -1, 1).astype(dtype)
         progress = jnp.maximum(after.power - after.chance - LEAST_POWER, 0)
         told = jnp.clip(left + WEIGHT * progress, -1, 1)
         fading = FADING * jnp.clip(after.power - NATURAL_POWER, -1, 0)

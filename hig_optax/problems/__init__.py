@@ -15,6 +15,7 @@ from hig_optax.problems._problem import ControlProblem as ControlProblem
 from hig_optax.problems._problem import Params as Params
 from hig_optax.problems._problem import Problem as Problem
 from hig_optax.problems._problem import SampleProblem as SampleProblem
+from hig_optax.problems._readings import FieldSample as FieldSample
 from hig_optax.problems.allen_cahn import AllenCahn as AllenCahn
 from hig_optax.problems.burgers import Burgers as Burgers
 from hig_optax.problems.hamiltonian_network import HamiltonianNetwork as HamiltonianNetwork
@@ -26,10 +27,8 @@ from hig_optax.problems.ks_control import FrontSample as FrontSample
 from hig_optax.problems.ks_control import KSControl as KSControl
 from hig_optax.problems.neural_ode import NeuralODE as NeuralODE
 from hig_optax.problems.neural_ode import Trajectory as Trajectory
-from hig_optax.problems.noisy_field import FieldSample as FieldSample
 from hig_optax.problems.noisy_field import NoisyField as NoisyField
 from hig_optax.problems.noisy_likelihood import NoisyLikelihood as NoisyLikelihood
-from hig_optax.problems.noisy_likelihood import ReadingSample as ReadingSample
 from hig_optax.problems.operator_network import EvolvedSample as EvolvedSample
 from hig_optax.problems.operator_network import OperatorNetwork as OperatorNetwork
 from hig_optax.problems.oscillators import LinearOscillators as LinearOscillators

@@ -2,25 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hig_optax.problems._network import Activation, DenseNetwork
-
-
-class FieldSample(NamedTuple):
-    """One reading.
-
-    Attributes:
-        x: Where it was taken, in [-1, 1]².
-        target: What was read there: the field, with noise in training and without in the test set.
-    """
-
-    x: Float[Array, "*batch 2"]
-    target: Float[Array, "*batch"]
+from hig_optax.problems._readings import FieldSample, field, points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +40,7 @@ class NoisyField:
         num_test: Number of test samples.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> problem = NoisyField(noise=0.0)
         >>> train, _ = problem.data(jax.random.key(0))
         >>> bool(jnp.allclose(train.target, jnp.sin(3 * train.x[:, 0]) * jnp.cos(2 * train.x[:, 1])))
@@ -102,8 +91,8 @@ class NoisyField:
     def data(self, key: jax.Array) -> tuple[FieldSample, FieldSample]:
         """Two sets to measure by: noisy readings like those that `draw` makes, and the field itself."""
         train_key, test_key = jax.random.split(key)
-        x = _points(test_key, self.num_test)
-        return self._samples(train_key, self.num_train), FieldSample(x, _field(x))
+        x = points(test_key, self.num_test)
+        return self._samples(train_key, self.num_train), FieldSample(x, field(x))
 
     def draw(
         self, key: jax.Array, step: jax.Array | int, train: FieldSample, batch_size: int
@@ -132,13 +121,5 @@ class NoisyField:
 
     def _samples(self, key: jax.Array, count: int) -> FieldSample:
         x_key, noise_key = jax.random.split(key)
-        x = _points(x_key, count)
-        return FieldSample(x, _field(x) + self.noise * jax.random.normal(noise_key, (count,)))
-
-
-def _points(key: jax.Array, count: int) -> Float[Array, "count 2"]:
-    return jax.random.uniform(key, (count, 2), minval=-1.0, maxval=1.0)
-
-
-def _field(x: Float[Array, "count 2"]) -> Float[Array, "count"]:
-    return jnp.sin(3 * x[:, 0]) * jnp.cos(2 * x[:, 1])
+        x = points(x_key, count)
+        return FieldSample(x, field(x) + self.noise * jax.random.normal(noise_key, (count,)))

@@ -2,25 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hig_optax.problems._network import Activation, DenseNetwork
-
-
-class ReadingSample(NamedTuple):
-    """One reading.
-
-    Attributes:
-        x: Where it was taken, in [-1, 1]².
-        target: What was read there, with noise.
-    """
-
-    x: Float[Array, "*batch 2"]
-    target: Float[Array, "*batch"]
+from hig_optax.problems._readings import FieldSample, field, points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +43,7 @@ class NoisyLikelihood:
 
     Example:
         >>> problem = NoisyLikelihood()
-        >>> sample = ReadingSample(x=jnp.array([0.5, 0.0]), target=jnp.array(1.0))
+        >>> sample = FieldSample(x=jnp.array([0.5, 0.0]), target=jnp.array(1.0))
         >>> truth = jnp.stack([problem.mean(sample.x), jnp.log(problem.spread(sample.x))])
         >>> float(problem.divergence(truth, sample))
         0.0
@@ -106,36 +95,36 @@ class NoisyLikelihood:
         """Fresh network parameters."""
         return self.network.init(key)
 
-    def data(self, key: jax.Array) -> tuple[ReadingSample, ReadingSample]:
+    def data(self, key: jax.Array) -> tuple[FieldSample, FieldSample]:
         """Two sets to measure by, of readings like those that `draw` makes."""
         train_key, test_key = jax.random.split(key)
         return self._samples(train_key, self.num_train), self._samples(test_key, self.num_test)
 
     def draw(
-        self, key: jax.Array, step: jax.Array | int, train: ReadingSample, batch_size: int
-    ) -> ReadingSample:
+        self, key: jax.Array, step: jax.Array | int, train: FieldSample, batch_size: int
+    ) -> FieldSample:
         """Fresh readings, the same ones for the same key and step."""
         del train
         return self._samples(jax.random.fold_in(key, step), batch_size)
 
     def mean(self, x: Float[Array, "*batch 2"]) -> Float[Array, "*batch"]:
         """The field u: the mean of the readings at a point."""
-        return jnp.sin(3 * x[..., 0]) * jnp.cos(2 * x[..., 1])
+        return field(x)
 
     def spread(self, x: Float[Array, "*batch 2"]) -> Float[Array, "*batch"]:
         """σ, the standard deviation of the readings at a point."""
         return self.least + self.rise * x[..., 0] ** 2
 
-    def residual(self, params: dict[str, Any], sample: ReadingSample) -> Float[Array, "2"]:
+    def residual(self, params: dict[str, Any], sample: FieldSample) -> Float[Array, "2"]:
         """Rows (m, l): what the network says of a reading at the sample's point."""
         return self.network.apply(params, sample.x)
 
-    def sample_loss(self, rows: Float[Array, "2"], sample: ReadingSample) -> Float[Array, ""]:
+    def sample_loss(self, rows: Float[Array, "2"], sample: FieldSample) -> Float[Array, ""]:
         """The negative log likelihood l + ((target - m) e⁻ˡ)² / 2, without its constant."""
         m, log_spread = rows
         return log_spread + ((sample.target - m) * jnp.exp(-log_spread)) ** 2 / 2
 
-    def divergence(self, rows: Float[Array, "2"], sample: ReadingSample) -> Float[Array, ""]:
+    def divergence(self, rows: Float[Array, "2"], sample: FieldSample) -> Float[Array, ""]:
         """How far the rows are from the truth at the sample's point, whatever was read there.
 
         The Kullback-Leibler divergence of the normal distribution (m, eˡ) from the true one, (u, σ), in
@@ -147,8 +136,8 @@ class NoisyLikelihood:
         missed = (self.mean(sample.x) - m) * jnp.exp(-log_spread)
         return (jnp.expm1(2 * d) - 2 * d + missed**2) / 2
 
-    def _samples(self, key: jax.Array, count: int) -> ReadingSample:
+    def _samples(self, key: jax.Array, count: int) -> FieldSample:
         x_key, noise_key = jax.random.split(key)
-        x = jax.random.uniform(x_key, (count, 2), minval=-1.0, maxval=1.0)
+        x = points(x_key, count)
         noise = self.spread(x) * jax.random.normal(noise_key, (count,))
-        return ReadingSample(x, self.mean(x) + noise)
+        return FieldSample(x, self.mean(x) + noise)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax.problems import NoisyLikelihood, ReadingSample
+from hig_optax.problems import FieldSample, NoisyLikelihood
 
 PROBLEM = NoisyLikelihood()
 
@@ -40,7 +40,7 @@ def test_the_loss_is_the_likelihood_of_the_reading_without_its_constant():
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         for m, log_spread, y in rng.normal(size=(8, 3)):
-            sample = ReadingSample(x=jnp.zeros(2), target=jnp.asarray(y))
+            sample = FieldSample(x=jnp.zeros(2), target=jnp.asarray(y))
             loss = PROBLEM.sample_loss(jnp.array([m, log_spread]), sample)
             expected = -normal(y, m, log_spread) - np.log(2 * np.pi) / 2
             np.testing.assert_allclose(loss, expected, rtol=1e-12)
@@ -51,7 +51,7 @@ def test_the_divergence_is_that_of_an_integral_and_zero_at_the_truth(shift):
     x = np.random.default_rng(1).uniform(-1, 1, (6, 2))
     rows = truth(x) + shift
     with jax.enable_x64(True):
-        readings = ReadingSample(jnp.asarray(x), jnp.zeros(6))
+        readings = FieldSample(jnp.asarray(x), jnp.zeros(6))
         found = np.asarray(jax.vmap(PROBLEM.divergence)(jnp.asarray(rows), readings))
     # Trapezoids, whose error falls faster than any power for what is smooth and vanishes at both ends.
     z = np.linspace(-12, 12, 2001)
