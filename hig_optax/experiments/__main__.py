@@ -21,6 +21,7 @@ from hig_optax.experiments import (
     growth,
     machine,
     methods,
+    on_points,
     page,
     picture,
     results,
@@ -240,6 +241,8 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
     shared = {"out": options.out, "quick": options.quick}
     if options.what == "step":
         table, written = bench.step(options.problem, **shared)
+    elif options.what == "pinns":
+        table, written = on_points.pinns(options.problem, **shared)
     elif options.what == "functions":
         table, written = functions.functions(**shared)
     else:

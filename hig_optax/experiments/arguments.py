@@ -196,12 +196,17 @@ def _watchdog(parse: argparse.ArgumentParser) -> None:
 def _bench(parse: argparse.ArgumentParser) -> None:
     parse.add_argument(
         "what",
-        choices=["step", "scale", "functions"],
-        help="step: one optimizer step, part by part; scale: time and memory as rows and parameters grow; "
+        choices=["step", "pinns", "scale", "functions"],
+        help="step: one optimizer step, part by part; pinns: one on fixed points, beside what it cannot do "
+        "without; scale: time and memory as rows and parameters grow; "
         "functions: ways to decompose a Gram matrix, or not to",
     )
     parse.add_argument(
-        "--problem", type=_words, default=None, metavar="A,B", help="of step (default: all)"
+        "--problem",
+        type=_words,
+        default=None,
+        metavar="A,B",
+        help="of step or pinns (default: all)",
     )
     parse.add_argument(
         "--solver", type=_words, default=None, metavar="A,B", help="of scale (default: all)"

@@ -137,7 +137,7 @@ def _once(
     problem: Problem, method: str, settings: Any, params: Params, batch: Batch
 ) -> Callable[[], Any]:
     """A whole training step of a method on a fixed batch, jitted."""
-    optimizer, step = _training_step(problem, method, settings)
+    optimizer, step = training_step(problem, method, settings)
     compiled, state = jax.jit(step), optimizer.init(params)
     return lambda: compiled(params, state, batch)
 
@@ -150,7 +150,7 @@ def _in_a_loop(
     draw: Callable[[jax.Array], Batch],
 ) -> Callable[[], Any]:
     """`LOOP_STEPS` training steps of a method in one compiled loop."""
-    optimizer, step = _training_step(problem, method, settings)
+    optimizer, step = training_step(problem, method, settings)
 
     def body(number: jax.Array, carry: Any) -> Any:
         params, state = carry
@@ -161,7 +161,7 @@ def _in_a_loop(
     return lambda: loop(carry)
 
 
-def _training_step(
+def training_step(
     problem: Problem, method: str, settings: Any
 ) -> tuple[Optimizer, Callable[[Params, optax.OptState, Batch], Any]]:
     """A method's optimizer, and ``(params, state, batch) -> (params, state, loss)``."""
@@ -182,15 +182,15 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     ms = {name: 1e3 * timing.median for name, timing in timings.items()}
     parts = {
         "auto": ("", "", ""),
-        "gram": (_ms(ms["jacobian"]), _ms(ms["product"]), _ms(ms["eigh"])),
-        "svd": (_ms(ms["jacobian"]), "", _ms(ms["svd"])),
+        "gram": (in_ms(ms["jacobian"]), in_ms(ms["product"]), in_ms(ms["eigh"])),
+        "svd": (in_ms(ms["jacobian"]), "", in_ms(ms["svd"])),
     }
     sums = {
         "gram": ms["jacobian"] + ms["product"] + ms["eigh"],
         "svd": ms["jacobian"] + ms["svd"],
     }
     adaptive = (
-        _ms(ms["step-adaptive"]),
+        in_ms(ms["step-adaptive"]),
         f"{ms['step-adaptive'] / ms[f'step-{SOLVERS[0]}']:.2f}",
         f"{ms['loop-adaptive-hig'] / ms['loop-hig']:.2f}",
     )
@@ -199,12 +199,12 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
         (
             label if solver == SOLVERS[0] else "",
             solver,
-            _ms(ms[f"step-{solver}"]),
+            in_ms(ms[f"step-{solver}"]),
             *parts[solver],
             f"{ms[f'step-{solver}'] / sums[solver]:.2f}" if solver in sums else "",
-            _ms(ms["transcription"]) + ("*" if timings["transcription"].repeats == 1 else ""),
+            in_ms(ms["transcription"]) + ("*" if timings["transcription"].repeats == 1 else ""),
             f"{ms['transcription'] / ms[f'step-{solver}']:.1f}",
-            _ms(ms["adam"]),
+            in_ms(ms["adam"]),
             *(adaptive if solver == SOLVERS[0] else ("", "", "")),
             f"{timings[f'step-{solver}'].first:.1f}",
         )
@@ -212,5 +212,6 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def _ms(value: float) -> str:
+def in_ms(value: float) -> str:
+    """Milliseconds with three digits."""
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

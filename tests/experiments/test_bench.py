@@ -2,9 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import hig_optax
-from hig_optax.experiments import bench, transcription
+from hig_optax import problems
+from hig_optax.experiments import bench, on_points, transcription
 from hig_optax.experiments.clock import race
 from hig_optax.experiments.losses import batch_loss
 
@@ -57,3 +59,34 @@ def test_the_bench_writes_one_table(swing, tmp_path, monkeypatch):
     assert all(float(cell.rstrip("*")) > 0 for cell in table.rows[0][2:])
     with pytest.raises(ValueError, match="No bench of nowhere"):
         bench.step(["nowhere"], out=tmp_path)
+
+
+def test_a_step_on_fixed_points_is_timed_beside_its_parts(tmp_path, monkeypatch):
+    small = problems.Poisson2D(hidden=(4,), num_interior=12, num_boundary=8)
+    monkeypatch.setattr(problems, "PROBLEMS", {small.name: None, "toy": None})
+    monkeypatch.setattr(problems, "get", {small.name: small, "toy": problems.Toy()}.get)
+    table, written = on_points.pinns(out=tmp_path, quick=True)
+    assert [path.name for path in written] == ["bench-pinns.json", "bench-pinns.md"]
+    assert len(table.rows) == 1
+    assert table.rows[0][:2] == ("poisson-2d", "20×17")
+    assert all(float(cell) > 0 for cell in table.rows[0][2:])
+    assert "float64" in written[1].read_text().splitlines()[-1]
+    with pytest.raises(ValueError, match="No points in toy; there are in poisson-2d"):
+        on_points.pinns(["toy"], out=tmp_path)
+
+
+def test_the_jacobian_of_points_is_that_of_all_rows():
+    small = problems.Poisson2D(hidden=(4,), num_interior=12, num_boundary=8)
+    with jax.enable_x64(True):
+        params = small.init(jax.random.key(0))
+        points = small.draw(jax.random.key(1), 0, small.data(jax.random.key(2))[0], 20)
+        J = on_points.jacobian_of(small)(params, points)
+        gradient = jax.grad(batch_loss(small))(params, points)
+        flat, _ = ravel_pytree(gradient)
+        y = jnp.concatenate(
+            [
+                jax.vmap(small.residual[name], (None, 0))(params, points[name]).reshape(-1)
+                for name in small.residual
+            ]
+        )
+        np.testing.assert_allclose(2 * J.T @ y, flat, rtol=1e-10, atol=1e-12)
