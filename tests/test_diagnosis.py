@@ -279,6 +279,25 @@ def test_bad_input_is_refused():
         hig_optax.diagnose(state, residual_fn)
 
 
+def test_parameters_in_unlike_units_are_named():
+    def decay(params, sample):
+        return params["small"] * 1e6 * jnp.exp(-params["large"] * 1e-8 * sample["x"]) - sample["y"]
+
+    params = {"small": jnp.float32(1e-6), "large": jnp.float32(1e8)}
+    grads = jax.tree.map(jnp.ones_like, params)
+    (finding,) = (
+        f for f in close(decay, params, BATCH, grads) if f.symptom == "parameters of unlike size"
+    )
+    assert "for params['large'] are down to" in finding.evidence
+    assert finding.evidence.endswith("that for params['small']")
+    assert 1e-15 < finding.numbers["ratio"] < 1e-13
+    # Those that hardly matter, or start at zero, hide nothing.
+    for large in (0.0, 1e2):
+        found = close(decay, params | {"large": jnp.float32(large)}, BATCH, grads)
+        assert "parameters of unlike size" not in found.symptoms
+    assert "parameters of unlike size" not in close(residual_fn, init(), BATCH, init(1)).symptoms
+
+
 def test_the_table_is_complete():
     names = [symptom.name for symptom in hig_optax.SYMPTOMS]
     assert len(set(names)) == len(names) > 20

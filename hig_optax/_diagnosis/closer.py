@@ -28,6 +28,8 @@ UNEXPLAINED = 1e-2
 # A step of so many gradients is dear: Adam would have taken as many in its time.
 DEAR = 300
 ROWS_PER_DIRECTION = 4
+# A parameter counts if a change by its own size moves the rows by such a share of what the best one's does.
+COUNTS = 1e-2
 # By how much of their norm the rows change where the parameters do by their rounding, at the floor.
 NOISE_OF_ROWS = 0.1
 
@@ -79,7 +81,7 @@ def look_closer(
     found = list(_not_finite(seen))
     if found:
         return found
-    found += [*_influence(seen), *_floor(seen)]
+    found += [*_influence(seen), *_sizes(seen), *_floor(seen)]
     if seen.gradient is not None and np.any(seen.gradient):
         found += _gradients(course, given, seen)
     return [*found, *_price(course, given, seen, params, batch)]
@@ -128,6 +130,24 @@ def _influence(seen: _Seen) -> Iterator[Sign]:
             f"{silent.sum()} of {silent.size} columns of the Jacobian are 0, all those of {names}"
         )
         yield Sign("parameters without influence", evidence, numbers)
+
+
+def _sizes(seen: _Seen) -> Iterator[Sign]:
+    """Parameters that matter by their own size, and not in the units of the others."""
+    if seen.J is None or not seen.J.size:
+        return
+    lengths = np.linalg.norm(seen.J.astype(np.float64), axis=0)
+    effects = lengths * np.abs(np.asarray(seen.columns.view.ravel(_marked(seen), seen.J.dtype)))
+    longest = lengths.max()
+    hidden = lengths < math.sqrt(np.finfo(seen.J.dtype).eps) * longest
+    hidden &= (effects > 0) & (effects >= COUNTS * effects.max())
+    if hidden.any():
+        ratio = float(lengths[hidden].min() / longest)
+        evidence = (
+            f"columns of the Jacobian for {_leaves(seen, hidden)} are down to {ratio:.1g} of the longest "
+            f"one, that for {_leaves(seen, lengths == longest)}"
+        )
+        yield Sign("parameters of unlike size", evidence, {"ratio": ratio})
 
 
 def _floor(seen: _Seen) -> Iterator[Sign]:

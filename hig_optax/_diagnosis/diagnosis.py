@@ -153,8 +153,9 @@ _EXPLAINED = {
         "rows without their target",
         "parameters without influence",
     ),
-    "every step rejected": ("rounding floor",),
-    "low rank": ("parameters without influence",),
+    "every step rejected": ("parameters of unlike size", "rounding floor"),
+    "rounding floor": ("parameters of unlike size",),
+    "low rank": ("parameters of unlike size", "parameters without influence"),
 }
 
 

@@ -124,13 +124,23 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "batch; leave unused leaves out with mask=.",
     ),
     Symptom(
+        "parameters of unlike size",
+        "the closer look finds columns of the Jacobian below sqrt(ε) of the longest, of parameters that "
+        "change the rows as much as others do where all change by their own size",
+        "Steps count every parameter in the same unit. Those in large units, such as a stiffness of 1e8 N/m "
+        "beside an amplitude of 1e-6 m, are then hidden below the rounding of the others.",
+        "Write each as a typical value times a number near 1, k = 1e8 * params['k'], or as its logarithm, "
+        "and let the residual do the conversion.",
+    ),
+    Symptom(
         "rounding floor",
         "the last steps changed `loss` by less than its rounding, or it fell to the square of the "
         "rounding of the rows",
         "The rows are as small as their rounding. The dtype allows no lower loss, and what is still accepted "
-        "or rejected is chance.",
-        "Stop here: the run is done. For less, run in float64 (jax_enable_x64), or scale the problem so that "
-        "errors are not differences of large numbers.",
+        "or rejected is chance. Or, where the loss is far from that, what would lower it is hidden: a closer "
+        "look tells.",
+        "Stop here if the loss is low: the run is done. For less, run in float64 (jax_enable_x64), or scale "
+        "the problem so that errors are not differences of large numbers.",
     ),
     Symptom(
         "every step rejected",

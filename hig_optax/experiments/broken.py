@@ -212,6 +212,24 @@ def float32_floor() -> Run:
     return train(opt, line, squares(line), _always(points()), jnp.zeros(3))
 
 
+def physical_units() -> Run:
+    """An oscillator fitted in SI units: an amplitude of 3e-6 m beside a stiffness over mass of 4e8 / s²."""
+
+    def displacement(params: Tree, t: jax.Array) -> jax.Array:
+        phase = jnp.sqrt(params["stiffness"]) * t
+        return params["amplitude"] * jnp.exp(-params["damping"] * t) * jnp.cos(phase)
+
+    true = {"amplitude": 3e-6, "damping": 800.0, "stiffness": 4e8}
+
+    def micrometres(params: Tree, sample: Tree) -> jax.Array:
+        return 1e6 * (displacement(params, sample["t"]) - displacement(true, sample["t"]))
+
+    opt = hig_optax.adaptive_hig(micrometres)
+    first = {name: jnp.asarray(1.1 * value) for name, value in true.items()}
+    batch = _always({"t": jnp.linspace(0.0, 1e-3, SAMPLES)})
+    return train(opt, micrometres, squares(micrometres), batch, first)
+
+
 def noise_in_the_data() -> Run:
     """Targets with noise of standard deviation 0.5, new at every step."""
 
@@ -260,6 +278,7 @@ BROKEN: tuple[Broken, ...] = (
         "BatchNorm in training mode", batch_norm, "another loss", "parameters without influence"
     ),
     Broken("The floor of float32", float32_floor, "rounding floor", "rounding floor"),
+    Broken("Parameters in SI units", physical_units, "rounding floor", "parameters of unlike size"),
     Broken("Noise in the data", noise_in_the_data, "noise stops progress", "noise stops progress"),
     Broken("A batch far too dear", batch_far_too_dear, "low rank", "batch too dear"),
 )

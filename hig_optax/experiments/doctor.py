@@ -67,7 +67,7 @@ def page() -> Iterator[str]:
     """The page, piece by piece: each run takes some seconds."""
     yield HEAD
     yield f"\n## Symptoms\n\nThe most serious first.\n\n{symptoms()}"
-    yield "\n## Ten broken runs\n\nEach is broken in one way, and all else is as it should be. "
+    yield "\n## Eleven broken runs\n\nEach is broken in one way, and all else is as it should be. "
     yield "Their code is in `hig_optax/experiments/broken.py`.\n\n"
     yield "\n".join(map(section, BROKEN))
 
