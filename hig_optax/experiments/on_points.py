@@ -70,7 +70,7 @@ def measure(problem: PhysicsInformed, seconds: float) -> dict[str, Any]:
     step, state = jax.jit(plain), optimizer.init(params)
     for _ in range(SETTLED):
         params, state, _ = step(params, state, points)
-    jacobian, product, factor = map(jax.jit, (jacobian_of(problem), _product, _factor))
+    jacobian, product, factor = jax.jit(jacobian_of(problem)), jax.jit(_product), jax.jit(_factor)
     J = jacobian(params, points)
     JJ = product(J)
     rivals: dict[str, Callable[[], Any]] = {
