@@ -137,7 +137,7 @@ def _sizes(seen: _Seen) -> Iterator[Sign]:
     if seen.J is None or not seen.J.size:
         return
     lengths = np.linalg.norm(seen.J.astype(np.float64), axis=0)
-    effects = lengths * np.abs(np.asarray(seen.columns.view.ravel(_marked(seen), seen.J.dtype)))
+    effects = lengths * np.abs(_theta(seen, seen.J.dtype))
     longest = lengths.max()
     hidden = lengths < math.sqrt(np.finfo(seen.J.dtype).eps) * longest
     hidden &= (effects > 0) & (effects >= COUNTS * effects.max())
@@ -177,8 +177,7 @@ def _gradients(course: Course, settings: Settings, seen: _Seen) -> Iterator[Sign
         return
     if cosine >= ALIKE:
         return
-    theta = np.asarray(seen.columns.view.ravel(_marked(seen), x.dtype))
-    (a, c), left = _explained(x, np.stack([v, theta], axis=1))
+    (a, c), left = _explained(x, np.stack([v, _theta(seen, x.dtype)], axis=1))
     numbers = {"gradient_cosine": cosine, "left": left}
     if left < UNEXPLAINED and c > 0 and a > 0:
         evidence = f"the gradient is {a:.2g} Jᵀy + {c:.2g} θ, up to {left:.1g} of its norm"
@@ -263,9 +262,10 @@ def _leaves(seen: _Seen, marked: np.ndarray, *, whole: bool = False) -> str:
     return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
 
 
-def _marked(seen: _Seen) -> Tree:
-    """The optimized leaves."""
-    return seen.columns.view.merge(seen.columns.parts)
+def _theta(seen: _Seen, dtype: Any) -> np.ndarray:
+    """The optimized parameters, in the order of the columns of J."""
+    view = seen.columns.view
+    return np.asarray(view.ravel(view.merge(seen.columns.parts), dtype))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -74,10 +74,16 @@ def step(
     table = Table(
         "One optimizer step", COLUMNS, rows, NOTE.format(loop=LOOP_STEPS) + machine.describe(where)
     )
-    json, markdown = Path(out) / "bench-step.json", Path(out) / "bench-step.md"
-    store.write_json(json, {"environment": where, "results": results})
-    store.write_text(markdown, table.markdown())
-    return table, [json, markdown]
+    found = {"environment": where, "results": results}
+    return table, store.write_page(Path(out) / "bench-step", found, table.markdown())
+
+
+def fresh(problem: Problem, batch_size: int) -> tuple[Params, Callable[[jax.Array], Batch]]:
+    """A fresh network, and the batch of a step: ``(params, step -> batch)``."""
+    init_key, data_key, draw_key = jax.random.split(jax.random.key(0), 3)
+    params = jax.jit(problem.init)(init_key)
+    train_set, _ = jax.jit(problem.data)(data_key)
+    return params, lambda step: problem.draw(draw_key, step, train_set, batch_size)
 
 
 def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]:
@@ -87,10 +93,8 @@ def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]
         ``problem``, ``batch_size``, ``rows``, ``columns``, and the `Timing` of each rival under
         ``timings``, as JSON values; the Jacobian and the product are compiled beforehand.
     """
-    init_key, data_key, draw_key = jax.random.split(jax.random.key(0), 3)
-    params = jax.jit(problem.init)(init_key)
-    train_set, _ = jax.jit(problem.data)(data_key)
-    batch = problem.draw(draw_key, jnp.int32(0), train_set, batch_size)
+    params, draw = fresh(problem, batch_size)
+    batch = draw(jnp.int32(0))
     settings = methods.get("hig").settings(problem, {"batch_size": batch_size})
 
     jacobian = jax.jit(transcription.jacobian(problem))
@@ -115,14 +119,7 @@ def measure(problem: Problem, batch_size: int, seconds: float) -> dict[str, Any]
     adaptive: dict[str, Any] = {"batch_size": batch_size, "solver": "auto", "num_matvecs": None}
     rivals["step-adaptive"] = _once(problem, "adaptive-hig", adaptive, params, batch)
     for method, chosen in (("hig", plain), ("adaptive-hig", adaptive)):
-        steps = _in_a_loop(
-            problem,
-            method,
-            chosen,
-            params,
-            lambda k: problem.draw(draw_key, k, train_set, batch_size),
-        )
-        rivals[f"loop-{method}"] = steps
+        rivals[f"loop-{method}"] = _in_a_loop(problem, method, chosen, params, draw)
     timings = race(rivals, seconds=seconds)
     return {
         "problem": problem.name,

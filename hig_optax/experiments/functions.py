@@ -10,6 +10,7 @@ import numpy as np
 
 from hig_optax import problems
 from hig_optax.experiments import machine, store, transcription
+from hig_optax.experiments.bench import fresh
 from hig_optax.experiments.clock import race
 from hig_optax.experiments.table import Table
 from hig_optax.problems import Problem
@@ -48,19 +49,14 @@ def functions(*, out: Path | str = "results", quick: bool = False) -> tuple[Tabl
     where = machine.environment() | {"float": "float64"}
     rows = tuple(row for result in results for row in result)
     table = Table("f(K) w", COLUMNS, rows, NOTE + machine.describe(where))
-    json, markdown = Path(out) / "bench-functions.json", Path(out) / "bench-functions.md"
-    store.write_json(json, {"environment": where, "columns": COLUMNS, "rows": [*map(list, rows)]})
-    store.write_text(markdown, table.markdown())
-    return table, [json, markdown]
+    found = {"environment": where, "columns": COLUMNS, "rows": [*map(list, rows)]}
+    return table, store.write_page(Path(out) / "bench-functions", found, table.markdown())
 
 
 def gram(problem: Problem, batch_size: int) -> jax.Array:
     """J Jᵀ on a batch at a fresh network, J divided by its largest entry."""
-    init_key, data_key, draw_key = jax.random.split(jax.random.key(0), 3)
-    params = jax.jit(problem.init)(init_key)
-    train_set, _ = jax.jit(problem.data)(data_key)
-    batch = problem.draw(draw_key, jnp.int32(0), train_set, batch_size)
-    J = jax.jit(transcription.jacobian(problem))(params, batch).astype(jnp.float64)
+    params, draw = fresh(problem, batch_size)
+    J = jax.jit(transcription.jacobian(problem))(params, draw(jnp.int32(0))).astype(jnp.float64)
     J = J / jnp.max(jnp.abs(J))
     return J @ J.T
 

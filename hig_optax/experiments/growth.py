@@ -75,14 +75,13 @@ def scale(
         NOTE + _told(exponents(results)) + machine.describe(where),
     )
     folder = Path(out)
-    json_path, markdown = folder / "bench-scale.json", folder / "bench-scale.md"
-    store.write_json(json_path, {"environment": where, "results": results})
-    store.write_text(markdown, table.markdown())
+    found = {"environment": where, "results": results}
+    written = store.write_page(folder / "bench-scale", found, table.markdown())
     drawn = [
         style.save(figures.time(results), folder / "bench-scale-time.png"),
         style.save(figures.memory(results), folder / "bench-scale-memory.png"),
     ]
-    return table, [json_path, markdown, *drawn]
+    return table, [*written, *drawn]
 
 
 def sizes(solver: str, samples: int, hidden: int) -> list[dict[str, Any]]:

@@ -7,14 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from hig_optax import problems
-from hig_optax.experiments import machine, store
-from hig_optax.experiments.bench import in_ms, training_step
-from hig_optax.experiments.clock import Timing, race
+from hig_optax.experiments import machine, store, transcription
+from hig_optax.experiments.bench import fresh, in_ms, training_step
+from hig_optax.experiments.clock import race
 from hig_optax.experiments.table import Table
-from hig_optax.problems import Batch, Params, PhysicsInformed
+from hig_optax.problems import PhysicsInformed
 
 COLUMNS = ("problem", "rows × columns", "step", "Jacobian", "½ product", "factor", "step / parts")
 NOTE = (
@@ -51,10 +50,8 @@ def pinns(
         tuple(map(_row, results)),
         NOTE + machine.describe(where),
     )
-    json, markdown = Path(out) / "bench-pinns.json", Path(out) / "bench-pinns.md"
-    store.write_json(json, {"environment": where, "results": results})
-    store.write_text(markdown, table.markdown())
-    return table, [json, markdown]
+    found = {"environment": where, "results": results}
+    return table, store.write_page(Path(out) / "bench-pinns", found, table.markdown())
 
 
 def measure(problem: PhysicsInformed, seconds: float) -> dict[str, Any]:
@@ -63,14 +60,14 @@ def measure(problem: PhysicsInformed, seconds: float) -> dict[str, Any]:
     Returns:
         ``problem``, ``rows``, ``columns``, and the `Timing` of each part under ``timings``.
     """
-    init_key, data_key, draw_key = jax.random.split(jax.random.key(0), 3)
-    params = problem.init(init_key)
-    points = problem.draw(draw_key, jnp.int32(0), problem.data(data_key)[0], problem.num_points)
+    params, draw = fresh(problem, problem.num_points)
+    points = draw(jnp.int32(0))
     optimizer, plain = training_step(problem, "adaptive-hig", {})
     step, state = jax.jit(plain), optimizer.init(params)
     for _ in range(SETTLED):
         params, state, _ = step(params, state, points)
-    jacobian, product, factor = jax.jit(jacobian_of(problem)), jax.jit(_product), jax.jit(_factor)
+    jacobian, product = jax.jit(transcription.jacobian(problem)), jax.jit(transcription.gram)
+    factor = jax.jit(_factor)
     J = jacobian(params, points)
     JJ = product(J)
     rivals: dict[str, Callable[[], Any]] = {
@@ -88,33 +85,14 @@ def measure(problem: PhysicsInformed, seconds: float) -> dict[str, Any]:
     }
 
 
-def jacobian_of(problem: PhysicsInformed) -> Callable[[Params, Batch], jax.Array]:
-    """The Jacobian of all blocks, shape (rows, parameters), as `jax.jacrev` of one point has it."""
-
-    def build(params: Params, points: Batch) -> jax.Array:
-        theta, unravel = ravel_pytree(params)
-        found = []
-        for name, residual in problem.residual.items():
-            one = jax.jacrev(lambda theta, x, residual=residual: residual(unravel(theta), x))
-            J = jax.vmap(one, in_axes=(None, 0))(theta, points[name])
-            found.append(J.reshape(-1, theta.size))
-        return jnp.concatenate(found)
-
-    return build
-
-
-def _product(J: jax.Array) -> jax.Array:
-    return J @ J.T if J.shape[0] <= J.shape[1] else J.T @ J
-
-
 def _factor(JJ: jax.Array) -> jax.Array:
+    # With some damping, or rounding could leave it indefinite; the time does not depend on how much.
     mean = jnp.trace(JJ) / JJ.shape[0]
     return jnp.linalg.cholesky(JJ + 1e-6 * mean * jnp.eye(JJ.shape[0]))
 
 
 def _row(result: dict[str, Any]) -> tuple[str, ...]:
-    timings = {name: Timing(**value) for name, value in result["timings"].items()}
-    ms = {name: 1e3 * timing.median for name, timing in timings.items()}
+    ms = {name: 1e3 * timing["median"] for name, timing in result["timings"].items()}
     parts = [ms["jacobian"], ms["product"] / 2, ms["factor"]]
     size = f"{result['rows']}×{result['columns']}"
     ratio = f"{ms['step'] / sum(parts):.2f}"

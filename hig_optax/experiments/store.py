@@ -29,6 +29,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(_finite(value), allow_nan=False) + "\n")
 
 
+def write_page(stem: Path, value: Any, markdown: str) -> list[Path]:
+    """Write `value` as ``STEM.json`` and what there is to read of it as ``STEM.md``; returns both paths."""
+    json_path, page = stem.with_suffix(".json"), stem.with_suffix(".md")
+    write_json(json_path, value)
+    write_text(page, markdown)
+    return [json_path, page]
+
+
 def read_json(path: Path) -> Any | None:
     """What `write_json` wrote; None where the file is missing or is not JSON."""
     try:

@@ -45,16 +45,19 @@ def half_inverse_step(problem: Problem, *, rtol: float) -> Callable[[Params, Bat
 
 
 def jacobian(problem: Problem) -> Callable[[Params, Batch], jax.Array]:
-    """The Jacobian of a batch, shape (rows, parameters), by reverse mode sample by sample."""
+    """The Jacobian of a batch, (rows, parameters), sample by sample in reverse mode, blocks stacked."""
 
     def build(params: Params, batch: Batch) -> jax.Array:
         theta, unravel = ravel_pytree(params)
 
-        def residual(theta: jax.Array, sample: Batch) -> jax.Array:
-            return _real(problem.residual(unravel(theta), sample))
+        def of_block(residual: Callable[..., jax.Array], samples: Batch) -> jax.Array:
+            one = jax.jacrev(lambda theta, sample: _real(residual(unravel(theta), sample)))
+            return jax.vmap(one, in_axes=(None, 0))(theta, samples).reshape(-1, theta.size)
 
-        J = jax.vmap(jax.jacrev(residual), in_axes=(None, 0))(theta, batch)
-        return J.reshape(-1, theta.size)
+        residual = problem.residual
+        if not isinstance(residual, dict):
+            return of_block(residual, batch)
+        return jnp.concatenate([of_block(rows, batch[name]) for name, rows in residual.items()])
 
     return build
 

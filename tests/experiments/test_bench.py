@@ -80,7 +80,7 @@ def test_the_jacobian_of_points_is_that_of_all_rows():
     with jax.enable_x64(True):
         params = small.init(jax.random.key(0))
         points = small.draw(jax.random.key(1), 0, small.data(jax.random.key(2))[0], 20)
-        J = on_points.jacobian_of(small)(params, points)
+        J = transcription.jacobian(small)(params, points)
         gradient = jax.grad(batch_loss(small))(params, points)
         flat, _ = ravel_pytree(gradient)
         y = jnp.concatenate(
