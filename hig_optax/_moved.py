@@ -34,6 +34,8 @@ _OF_ADAPTIVE_STEPS = {
     "max_rank": _CUT,
     "jacobian": "reverse or forward mode is chosen by what the residual has rules for. hig and scale_by_hig "
     "have it",
+    "min_relative_damping": "the least damping follows from rows and parameters, and from how noisy batches "
+    "are",
     "init_relative_damping": "the state has the damping of the next step, "
     "opt.init(params)._replace(damping=jnp.float32(0.1))",
 }

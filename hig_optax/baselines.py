@@ -166,7 +166,6 @@ def adaptive_levenberg_marquardt(
     momentum: Scalar = 0.0,
     max_relative_step: Scalar | None = None,
     patience: Scalar | None = None,
-    min_relative_damping: Scalar = 1e-10,
     batch_axis: Tree = 0,
     mask: Any = None,
     solver: Solver = "auto",

@@ -330,7 +330,7 @@ def test_over_devices(name, way):
     # What "auto" means follows from the rows that are handed over, and here those that are left are fewer
     # than the parameters.
     fixed = {"exponent": -0.5, "momentum": 0.5, "max_relative_step": None, "patience": None}
-    make = functools.partial(OPTIMIZERS[name], min_relative_damping=1e-8, **fixed)
+    make = functools.partial(OPTIMIZERS[name], **fixed)
     with jax.set_mesh(mesh):
         found, state = train(make(bad_samples="drop", **WAYS[way]), params, batch)
         _, refused = train(make(**WAYS[way]), params, batch, steps=1)

@@ -56,6 +56,14 @@ def test_it_falls_where_steps_are_too_long_for_other_batches(patience):
     assert factors(NOISE, SLOPES + 0.25, patience).min() > 0.7
 
 
+def test_what_a_mean_over_noise_brings_is_no_progress():
+    """A loss that falls as 1/t: the slope alone tells whether steps are too long or too short."""
+    slopes = SLOPES - 0.05
+    expected = np.exp(slopes[20:500].sum() / 20)
+    np.testing.assert_allclose(factors(NOISE / STEPS, slopes, 20.0)[499], expected, rtol=0.3)
+    assert factors(NOISE / STEPS, SLOPES + 0.05, 20.0).min() > 0.7
+
+
 def test_it_fades_where_nothing_tells_of_progress():
     f = factors(NOISE, SLOPES, 20.0)
     # t^(-1/2) from 20 on, and the mean of the slopes.

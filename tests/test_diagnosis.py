@@ -100,7 +100,6 @@ def injected(opt):
         learning_rate=0.5,
         patience=200.0,
         max_relative_step=0.1,
-        min_relative_damping=1e-8,
     )
 
 

@@ -14,7 +14,7 @@ from hig_optax._jacobian.sketch import rows_left
 from hig_optax._planning.price import price_of
 from hig_optax._solvers.step import layout_of
 
-ALIKE = {"momentum": 0.5, "max_relative_step": None, "patience": None, "min_relative_damping": 1e-9}
+ALIKE = {"momentum": 0.5, "max_relative_step": None, "patience": None}
 T = jnp.linspace(0.1, 2.0, 40)
 X = jnp.linspace(-1.0, 1.0, 6)
 

@@ -26,9 +26,9 @@ SHORT_STEPS, STANDSTILL = 0.1, 0.1
 # A damping, relative to the mean of σ², that shortens all of a step.
 SHORTENING = 10.0
 MINIMA: tuple[Any, ...] = (
-    OPEN.min_relative_damping,
-    DECIDED.min_relative_damping,
-    STEADY.min_relative_damping,
+    OPEN.least_damping,
+    DECIDED.least_damping,
+    STEADY.least_damping,
 )
 
 

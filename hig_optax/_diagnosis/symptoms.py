@@ -200,10 +200,9 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "damping at its minimum",
-        "`damping` is at min_relative_damping",
+        "`damping` is at 1e-8, 1e-10 or 1e-16, the least that there is",
         "Every step did what the model had promised: the batch is fitted as far as the settings allow.",
-        "Nothing, while the test loss falls too. If it rises, raise min_relative_damping or take larger "
-        "batches.",
+        "Nothing, while the test loss falls too. If it rises, take larger batches.",
         "hint",
     ),
 )

@@ -42,7 +42,6 @@ def adaptive_hig(
     momentum: Scalar | Auto = "auto",
     max_relative_step: Scalar | Auto | None = "auto",
     patience: Scalar | None = 20.0,
-    min_relative_damping: Scalar | Auto = "auto",
     batch_axis: Tree = 0,
     mask: Any = None,
     solver: Solver = "auto",
@@ -75,19 +74,20 @@ def adaptive_hig(
     that of all others. A new batch, before the step on it, tells of those others: by its loss, and by the
     slope of its loss along the last step, which was not fitted to it. Where the slope says that the last step
     was too long, s shrinks, by up to one e-fold in `patience` batches; where it was too short, s grows, to
-    at most 1. Where the loss falls as t⁻ᵖ in t batches, s shrinks less: the slope is taken as a share of what
-    the loss may still fall by (of the loss, for a sum of squares), and 0.7 p, less what chance alone would
-    show, is added to it. And for p < 1 s falls as t^((p-1)/2) by itself. The least damping rises from
-    `min_relative_damping` at s = 0.3 to 1 at s = 0.01, geometrically in s, and below s = 0.2 the bound
-    shrinks with s. All of it averages the noise that single batches leave in the parameters: a schedule that
-    needs no horizon.
+    at most 1. The slope is taken as a share of what the loss may still fall by (of the loss, for a sum of
+    squares). Where the loss falls as t⁻ᵖ in t batches, and p is above the 1 of a mean over noise by more than
+    chance alone would show, the excess is added to it; for p < 1 s falls as t^((p-1)/2) by itself. The least
+    damping rises to 1 from s = 0.3 to s = 0.01, geometrically in s, and below s = 0.2 the bound shrinks with
+    s. All of it averages the noise that single batches leave in the parameters: a schedule that needs no
+    horizon.
 
     The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:
 
-        m < n    exponent -3/4, momentum 0.95, max_relative_step 0.02, min_relative_damping 1e-8
-        m >= n   exponent -1/2, momentum 0, no bound, min_relative_damping 1e-10
-        steady   exponent -1, momentum 0.9, min_relative_damping 1e-16;
-                 large: max_relative_step 0.1; fixed: no bound
+        m < n    exponent -3/4, momentum 0.95, max_relative_step 0.02
+        m >= n   exponent -1/2, momentum 0, no bound
+        steady   exponent -1, momentum 0.9; large: max_relative_step 0.1; fixed: no bound
+
+    and so is the least damping, 1e-8, 1e-10 and 1e-16 in the same order.
 
     A batch is large with 256 samples and min(m, n) >= 256, and fixed where two steps in a row have found the
     loss that the one before had left, until one does not; s is 1 then. On either a step also follows the
@@ -124,7 +124,6 @@ def adaptive_hig(
             zero. May be traced. None: no bound.
         patience: Number of batches, at least 1, in which s may shrink or grow by one e-fold; a quarter of
             it on large batches, which tell more. May be traced. None: s = 1.
-        min_relative_damping: Least λ > 0 over the mean of σ² while s = 1; may be traced.
         mask: As in `hig`: the False leaves are frozen.
         solver: As in `scale_by_hig`; nothing is cut off but what is noise. With ``"krylov"`` the mean of σ²
             is that of the Ritz values, and the previous step is kept whole, p = μ·previous step, beside
@@ -174,7 +173,7 @@ def adaptive_hig(
         (2019): what successive gradients say of the length of steps. Transtrum and Sethna, arXiv:1201.5885
         (2012): geodesic acceleration.
     """
-    choices = Choices(exponent, momentum, max_relative_step, min_relative_damping)
+    choices = Choices(exponent, momentum, max_relative_step)
     choices.check()
     settings = Settings(
         residual_fn=residual_fn,

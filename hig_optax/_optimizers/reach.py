@@ -57,7 +57,7 @@ def reach(
     """
     work, recipe, plateau = step.dtype, seen.recipe, state.plateau
     rate, bound_share = jnp.asarray(rate, work), jnp.ones((), work)
-    least = jnp.asarray(recipe.min_relative_damping, state.damping.dtype)
+    least = jnp.asarray(recipe.least_damping, state.damping.dtype)
     least = jnp.where(jnp.isfinite(least), least, 0)
     if plateau is not None and patience is not None:
         assert seen.image is not None

@@ -19,7 +19,8 @@ class Recipe(NamedTuple):
     exponent: Scalar
     momentum: Scalar
     max_relative_step: Scalar | None
-    min_relative_damping: Scalar
+    least_damping: Scalar
+    """λ over the mean of σ², while steps are whole."""
 
 
 class Choices(NamedTuple):
@@ -28,7 +29,6 @@ class Choices(NamedTuple):
     exponent: Scalar | Auto
     momentum: Scalar | Auto
     max_relative_step: Scalar | Auto | None
-    min_relative_damping: Scalar | Auto
 
     def check(self) -> None:
         """Refuse what is no setting.
@@ -59,7 +59,7 @@ class Choices(NamedTuple):
             automatic = automatic._replace(max_relative_step=LARGE_STEP)
         numbers = {
             name: jnp.where(is_steady, getattr(STEADY, name), getattr(automatic, name))
-            for name in ("exponent", "momentum", "min_relative_damping")
+            for name in ("exponent", "momentum", "least_damping")
         }
         given = {name: value for name, value in self._asdict().items() if not self.is_auto(name)}
         return automatic._replace(**numbers | given)
@@ -69,7 +69,6 @@ RANGES: Mapping[str, tuple[str, Any]] = {
     "exponent": ("a finite number", math.isfinite),
     "momentum": ("in [0, 1)", lambda x: 0 <= x < 1),
     "max_relative_step": ("finite and positive", lambda x: 0 < x < math.inf),
-    "min_relative_damping": ("finite and positive", lambda x: 0 < x < math.inf),
 }
 OPTIONAL = ("max_relative_step",)
 
@@ -83,13 +82,13 @@ OPEN = Recipe(
     # Batches fitted one at a time are fitted as promised, so that the damping ends at its minimum. With
     # 1e-10 the loss of the nonlinear oscillators in float32 rose again by two decades, in a slow drift along
     # what is rounding in J; with 1e-6 it fell less far.
-    min_relative_damping=1e-8,
+    least_damping=1e-8,
 )
 DECIDED = Recipe(
     exponent=-0.5,
     momentum=0.0,
     max_relative_step=None,
-    min_relative_damping=1e-10,
+    least_damping=1e-10,
 )
 # And on a batch that stays the same nothing is noise, on a large one little: there the full inverse converges
 # best, momentum is worth a decade, and the damping may fall as far as the arithmetic lets it.
@@ -97,7 +96,7 @@ STEADY = Recipe(
     exponent=-1.0,
     momentum=0.9,
     max_relative_step=None,
-    min_relative_damping=1e-16,
+    least_damping=1e-16,
 )
 
 # The bound on a large batch that changes. Without it helmholtz with fresh points ended at 5.2e-3, with it at

@@ -148,7 +148,6 @@ _ADAPTIVE = {
     "momentum": "auto",
     "max_relative_step": "auto",
     "patience": 20.0,
-    "min_relative_damping": "auto",
 }
 _FIRST_ORDER = {"batch_size": 256, "learning_rate": 1e-3, "schedule": "constant"}
 _DECAYING = {"batch_size": 64, "learning_rate": 3e-3, "schedule": "cosine"}
@@ -195,7 +194,6 @@ METHODS: Mapping[str, Method] = {
                 "momentum": 0.0,
                 "max_relative_step": None,
                 "patience": None,
-                "min_relative_damping": 1e-10,
             },
         ),
         Method(
