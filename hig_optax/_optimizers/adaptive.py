@@ -75,11 +75,11 @@ def adaptive_hig(
     slope of its loss along the last step, which was not fitted to it. Where the slope says that the last step
     was too long, s shrinks, by up to one e-fold in `patience` batches; where it was too short, s grows, to
     at most 1. The slope is taken as a share of what the loss may still fall by (of the loss, for a sum of
-    squares). Where the loss falls as t⁻ᵖ in t batches, and p is above the 1 of a mean over noise by more than
-    chance alone would show, the excess is added to it; for p < 1 s falls as t^((p-1)/2) by itself. The least
-    damping rises to 1 from s = 0.3 to s = 0.01, geometrically in s, and below s = 0.2 the bound shrinks with
-    s. All of it averages the noise that single batches leave in the parameters: a schedule that needs no
-    horizon.
+    squares). Where the loss falls as t⁻ᵖ in t batches, s shrinks less: 0.7 p, less what chance alone would
+    show, is added to the slope, or p - 1 where steps are made of products with J or of a sketch of its rows.
+    And for p < 1 s falls as t^((p-1)/2) by itself. The least damping rises to 1 from s = 0.3 to s = 0.01,
+    geometrically in s, and below s = 0.2 the bound shrinks with s. All of it averages the noise that single
+    batches leave in the parameters: a schedule that needs no horizon.
 
     The settings "auto" are known once a batch of m rows has been seen beside n parameters, while tracing:
 

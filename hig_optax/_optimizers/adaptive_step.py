@@ -103,6 +103,8 @@ class Seen(NamedTuple):
     repeats: Int[Array, ""]
     is_fixed: Bool[Array, ""]
     is_large: bool
+    is_partial: bool
+    """Whether a step may be made of some products with J, or of a sketch of its rows, rather than of all."""
     is_accelerated: Bool[Array, ""] | None
     """Whether the batch is fixed, or large; None where the settings keep accelerated steps away."""
     previous: Float[Array, " n"] | None
@@ -161,6 +163,7 @@ def see(
         repeats,
         is_fixed,
         is_large_enough,
+        at.solver == "krylov" or any(block.is_sketch for block in at.residual.blocks),
         is_steady if may_accelerate else None,
         previous,
         None if previous is None else at.J.matvec(previous),

@@ -30,13 +30,17 @@ STATIONARY_IN_EPS = 4
 # The power p of a loss that falls as t⁻ᵖ in t batches is told by two averages of its logarithm, over the
 # latter quarter and twentieth of the batches, from so many on.
 LONG, SHORT = 4.0, 20.0
-# As 1/t falls what a mean over noise leaves, so p = 1 is no praise of long steps: what p exceeds it by, less
-# what chance would show, is added to the slope along the last step. With 0.7 p in place of p - 1 Poisson's
-# loss ended 2.5 times higher, an operator network's 1.6 times, the linear oscillators' 2.6 times lower;
-# without chance noisy-field ten times higher (ADAPTIVE.md, the notebooks').
-# And where p is below 1 the factor falls as t^((p-1)/2) by itself: near the noise the slope along a step is a
-# thousandth of the loss, which hundreds of batches do not tell from chance. With t^(p-1) a field read through
-# noise (fresh samples, 64 a batch) ended 2.7 times higher, without it noisy-field 3 times.
+# What p exceeds chance by, and such a least power, is added to the slope along the last step, with a weight:
+# by it steps half as long take 2^0.7 times as long. Without chance noisy-field ended ten times higher, with
+# twice chance the nonlinear oscillators ten times (ADAPTIVE.md, the notebooks').
+WEIGHT, LEAST_POWER = 0.7, 0.1
+# As 1/t falls what a mean over noise leaves. A step by some products or a sketch is itself one of many that
+# are to be averaged, so there p = 1 is no praise of long steps, and p - 1 counts: five problems of five ended
+# 1.2 to 3.5 times lower, Poisson's equation most. Whole steps are another matter: with p - 1 the linear
+# oscillators stood still at 9e-11, where they go on to 1e-11, for s then falls, and p with it.
+# On both the factor falls as t^((p-1)/2) by itself where p is below 1: near the noise the slope along a step
+# is a thousandth of the loss, which hundreds of batches do not tell from chance. With t^(p-1) a field read
+# through noise (fresh samples, 64 a batch) ended 2.7 times higher, without it noisy-field 3 times.
 NATURAL_POWER, FADING = 1.0, 0.5
 MIN_FACTOR = 1e-3
 # Where the factor is the latter or less, steps are damped by the mean of σ² at least, above the former by the
@@ -230,7 +234,12 @@ class Plateau(NamedTuple):
         return jnp.sqrt(self.variance * SHORT / (2 * t)) / (1 / LONG - 1 / SHORT)
 
     def seen(
-        self, excess: Float[Array, ""], slope: Float[Array, ""], patience: Scalar
+        self,
+        excess: Float[Array, ""],
+        slope: Float[Array, ""],
+        patience: Scalar,
+        *,
+        is_partial: bool = False,
     ) -> "Plateau":
         """After one more batch, as it was before the step on it.
 
@@ -245,6 +254,7 @@ class Plateau(NamedTuple):
             slope: By how much it would fall if the last step, before the factor, were taken once more, to
                 first order.
             patience: Batches in which the factor may change e-fold. None of them, or NaN: nothing changes.
+            is_partial: Whether steps are made of some products with J, or of a sketch of its rows.
 
         References:
             Chee and Toulis, Convergence diagnostics for stochastic gradient descent with constant step size
@@ -270,8 +280,9 @@ class Plateau(NamedTuple):
             variance=averaged(self.variance, LONG, jnp.square(x - self.recent)),
         )
         left = jnp.clip(slope / excess, -1, 1).astype(dtype)
-        progress = jnp.maximum(after.power - after.chance - NATURAL_POWER, 0)
-        told = jnp.clip(left + progress, -1, 1)
+        weight, least = (1.0, NATURAL_POWER) if is_partial else (WEIGHT, LEAST_POWER)
+        progress = jnp.maximum(after.power - after.chance - least, 0)
+        told = jnp.clip(left + weight * progress, -1, 1)
         fading = FADING * jnp.clip(after.power - NATURAL_POWER, -1, 0)
         change = told / jnp.maximum(jnp.asarray(patience, dtype), 1)
         change = jnp.where(t > SHORT, change + fading / t, 0)

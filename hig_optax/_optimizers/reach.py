@@ -66,7 +66,7 @@ def reach(
             patience = patience / LARGE_TELLS
         # A batch that stays the same says nothing of others: nothing changes then, and steps are whole.
         is_idle = seen.repeats >= FIXED_AFTER
-        after = plateau.seen(seen.model.excess, slope, patience)
+        after = plateau.seen(seen.model.excess, slope, patience, is_partial=seen.is_partial)
         plateau = jax.tree.map(lambda new, old: jnp.where(is_idle, old, new), after, plateau)
         used = plateau._replace(scale=jnp.where(is_idle, 1, plateau.scale))
         rate *= used.scale.astype(work)
