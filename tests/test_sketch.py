@@ -11,6 +11,7 @@ from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.rows import residual_of
 from hig_optax._jacobian.sketch import rows_left
+from hig_optax._optimizers.control import Plateau
 from hig_optax._planning.price import price_of
 from hig_optax._solvers.step import layout_of
 
@@ -275,3 +276,31 @@ def test_on_devices_as_on_one(samples, loss_fn):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), together, alone
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"rows_per_sample": 4}, True),
+        ({"rows_per_sample": None}, False),
+        ({"solver": "krylov"}, True),
+    ],
+)
+def test_what_counts_as_progress_of_steps_by_a_part_of_the_rows_or_of_j(
+    monkeypatch, settings, expected
+):
+    """The control of noise is told that a step is made of a sketch, or of products."""
+    told, seen = [], Plateau.seen
+
+    def listening(self, *args, is_partial):
+        told.append(is_partial)
+        return seen(self, *args, is_partial=is_partial)
+
+    monkeypatch.setattr(Plateau, "seen", listening)
+    opt, p, batch = (
+        hig_optax.adaptive_hig(controlled, **settings),
+        start(0, jnp.float32),
+        jnp.linspace(-1, 1, 24),
+    )
+    jax.eval_shape(lambda p: opt.update(None, opt.init(p), p, batch=batch), p)
+    assert told == [expected]

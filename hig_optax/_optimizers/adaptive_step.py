@@ -163,7 +163,7 @@ def see(
         repeats,
         is_fixed,
         is_large_enough,
-        at.solver == "krylov" or any(block.is_sketch for block in at.residual.blocks),
+        at.solver == "krylov" or at.sketch is not None,
         is_steady if may_accelerate else None,
         previous,
         None if previous is None else at.J.matvec(previous),
