@@ -35,9 +35,9 @@ LONG, SHORT = 4.0, 20.0
 # twice chance the nonlinear oscillators ten times (ADAPTIVE.md, the notebooks').
 WEIGHT, LEAST_POWER = 0.7, 0.1
 # As 1/t falls what a mean over noise leaves. A step by some products or a sketch is itself one of many that
-# are to be averaged, so there p = 1 is no praise of long steps, and p - 1 counts: five problems of five ended
-# 1.2 to 3.5 times lower, Poisson's equation most. Whole steps are another matter: with p - 1 the linear
-# oscillators stood still at 9e-11, where they go on to 1e-11, for s then falls, and p with it.
+# are to be averaged, so there p = 1 is no praise of long steps, and p - 1 counts: five problems of six ended
+# 1.2 to 3.5 times lower, Poisson's equation most, and one alike. Whole steps are another matter: with p - 1
+# the linear oscillators stood still at 9e-11, where they go on to 1e-11, for s then falls, and p with it.
 # On both the factor falls as t^((p-1)/2) by itself where p is below 1: near the noise the slope along a step
 # is a thousandth of the loss, which hundreds of batches do not tell from chance. With t^(p-1) a field read
 # through noise (fresh samples, 64 a batch) ended 2.7 times higher, without it noisy-field 3 times.
