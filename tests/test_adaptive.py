@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 import hig_optax
 from hig_optax import baselines
-from hig_optax._optimizers.recipe import Choices
 
 # What a full batch wants: neither momentum nor a bound on the step.
 FULL_BATCH = {"momentum": 0.0, "max_relative_step": None, "patience": None}
@@ -127,17 +126,6 @@ def test_auto_goes_by_rows_and_parameters(samples, recipe):
     assert found[3] < expected[3]
     # The state is the same before and after a batch is seen, whatever that decides.
     assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, automatic.init(PARAMS))
-
-
-@pytest.mark.parametrize(
-    ("is_steady", "rows", "least"), [(False, 6, 1e-8), (False, 7, 1e-10), (True, 6, 1e-16)]
-)
-def test_the_least_damping_goes_by_rows_and_by_whether_the_batch_is_the_same(
-    is_steady, rows, least
-):
-    choices = Choices("auto", "auto", "auto")
-    recipe = choices.on(jnp.array(is_steady), is_large=False, rows=rows, columns=7)
-    np.testing.assert_allclose(recipe.least_damping, least)
 
 
 def test_steps_shrink_where_new_batches_do_not_improve():

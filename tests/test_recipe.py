@@ -8,7 +8,7 @@ import pytest
 import hig_optax
 from hig_optax._optimizers.recipe import DECIDED, LARGE_STEP, OPEN, STEADY, Choices
 
-AUTO = Choices(*["auto"] * 4)
+AUTO = Choices(*["auto"] * 3)
 
 
 @pytest.mark.parametrize(("rows", "columns", "expected"), [(100, 200, OPEN), (200, 100, DECIDED)])
@@ -17,6 +17,16 @@ def test_rows_decide_on_a_batch_that_changes(rows, columns, expected):
     assert found.max_relative_step == expected.max_relative_step
     assert float(found.exponent) == expected.exponent
     assert AUTO.on(jnp.array(True), is_large=False, rows=rows, columns=columns).exponent == -1
+
+
+@pytest.mark.parametrize(
+    ("is_steady", "rows", "least"), [(False, 6, 1e-8), (False, 7, 1e-10), (True, 6, 1e-16)]
+)
+def test_the_least_damping_goes_by_rows_and_by_whether_the_batch_is_the_same(
+    is_steady, rows, least
+):
+    found = AUTO.on(jnp.array(is_steady), is_large=False, rows=rows, columns=7)
+    np.testing.assert_allclose(found.least_damping, least)
 
 
 @pytest.mark.parametrize("rows", [256, 4096])
