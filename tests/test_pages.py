@@ -61,7 +61,8 @@ def test_there_are_pages():
 
 def test_the_settings_that_auto_stands_for_are_those_of_the_code():
     table = (DOCS / "howto" / "settings.md").read_text().split('## What "auto" means')[1]
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, flags=re.MULTILINE))
+    found = re.findall(r"^\| `?(\w[\w ]*?)`? \| (.*) \|$", table, flags=re.MULTILINE)
+    rows = {name.replace(" ", "_"): cells for name, cells in found}
     recipes = (OPEN, DECIDED, STEADY)
     assert set(rows) == set(OPEN._fields)
     for name, cells in rows.items():
