@@ -200,7 +200,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "damping at its minimum",
-        "`damping` is at 1e-8, 1e-10 or 1e-16, the least that there is",
+        "`damping` is at the least that the shape of the batch allows",
         "Every step did what the model had promised: the batch is fitted as far as the settings allow.",
         "Nothing, while the test loss falls too. If it rises, take larger batches.",
         "hint",

@@ -103,8 +103,6 @@ class Seen(NamedTuple):
     repeats: Int[Array, ""]
     is_fixed: Bool[Array, ""]
     is_large: bool
-    is_partial: bool
-    """Whether a step may be made of some products with J, or of a sketch of its rows, rather than of all."""
     is_accelerated: Bool[Array, ""] | None
     """Whether the batch is fixed, or large; None where the settings keep accelerated steps away."""
     previous: Float[Array, " n"] | None
@@ -115,6 +113,11 @@ class Seen(NamedTuple):
     """Whether some of it may be kept as momentum, or its slope alone is looked at."""
     recipe: Recipe
     """What the settings are on this batch."""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a step may be made of some products with J, or of a sketch of its rows."""
+        return self.at.solver == "krylov" or self.at.sketch is not None
 
 
 def see(
@@ -163,7 +166,6 @@ def see(
         repeats,
         is_fixed,
         is_large_enough,
-        at.solver == "krylov" or at.sketch is not None,
         is_steady if may_accelerate else None,
         previous,
         None if previous is None else at.J.matvec(previous),
