@@ -19,6 +19,7 @@ from hig_optax._optimizers.control import FIRST_DAMPING, Plateau, next_damping, 
 from hig_optax._optimizers.reach import reach, try_along
 from hig_optax._optimizers.recipe import OPEN, Auto, Choices
 from hig_optax._optimizers.report import blank, report
+from hig_optax._optimizers.retreat import retreat
 from hig_optax._optimizers.update import transformation
 from hig_optax._planning.planning import settled
 from hig_optax._types import (
@@ -123,7 +124,8 @@ def adaptive_hig(
             optimized parameters; that norm counts as 1 where it is less, so that parameters can start from
             zero. May be traced. None: no bound.
         patience: Number of batches, at least 1, in which s may shrink or grow by one e-fold; a quarter of
-            it on large batches, which tell more. May be traced. None: s = 1.
+            it on large batches, which tell more. May be traced. None: s = 1, and no step that did other
+            samples great harm is taken back (`plateau.num_returns` of the state).
         mask: As in `hig`: the False leaves are frozen.
         solver: As in `scale_by_hig`; nothing is cut off but what is noise. With ``"krylov"`` the mean of σ²
             is that of the Ritz values, and the previous step is kept whole, p = μ·previous step, beside
@@ -236,7 +238,11 @@ def adaptive_hig(
         seen = see(sized, choices, state, columns, batch, devices, **allowed)
         found, path = find(sized, seen, state, columns, updates)
         found = found._replace(is_finite=found.is_finite & are_finite(numbers))
-        is_usable = leads_down(found)
+        back = None
+        if state.plateau is not None:
+            back = retreat(seen, state, columns, rate, sized.chunk_size)
+        is_back = jnp.zeros((), bool) if back is None else back.is_taken
+        is_usable = leads_down(found) & ~is_back
         path = path.where(is_usable)
         reached = reach(seen, choices, state, columns, path.step, rate, numbers["patience"])
         first = state.trial_scale.astype(path.step.dtype)
@@ -254,22 +260,30 @@ def adaptive_hig(
         )
         share = jnp.where(trial.accepted, tried, 0)
         factor, momentum = reached.rate * share, state.momentum
-        new, is_finite = columns.replace(columns.zeros(updates), path.at(factor), found.is_finite)
+        # A step that is taken back takes the place of the one that was looked for.
+        move, plateau, decrease = path.at(factor), reached.plateau, trial.decrease
+        if back is not None:
+            move = jnp.where(is_back, back.step, move)
+            decrease = jnp.where(is_back, back.decrease.astype(decrease.dtype), decrease)
+            assert state.plateau is not None
+            assert plateau is not None
+            plateau = back.plateau(state.plateau, plateau)
+        new, is_finite = columns.replace(columns.zeros(updates), move, found.is_finite | is_back)
         if momentum is not None:
-            momentum = columns.renewed(momentum, share * path.mean(factor), is_usable)
+            momentum = columns.renewed(momentum, share * path.mean(factor), is_usable | is_back)
         dtype = columns.view.highest_dtype
         return new, AdaptiveHigState(
             count=optax.safe_increment(state.count),
             damping=damping.astype(dtype),
             gain_ratio=gain.astype(dtype),
-            accepted=trial.accepted,
+            accepted=trial.accepted | is_back,
             loss=seen.model.loss.astype(dtype),
-            trial_loss=(seen.model.loss - trial.decrease).astype(dtype),
+            trial_loss=(seen.model.loss - decrease).astype(dtype),
             step_norm=(tried * reached.norm).astype(dtype),
             is_cut=reached.is_cut,
             momentum=momentum,
             trial_scale=scale.astype(dtype),
-            plateau=reached.plateau,
+            plateau=plateau,
             repeats=seen.repeats,
             spectrum=report(found, is_finite, spectrum_size, dtype),
         )

@@ -46,7 +46,9 @@ class AdaptiveHigState(NamedTuple):
     `residual_fn` takes the whole batch or has blocks."""
 
     trial_loss: Float[Array, ""]
-    """Loss of the same batch at the last trial; after the step, if that was accepted."""
+    """Loss of the same batch at the last trial; after the step, if that was accepted. A new batch that is far
+    worse for the step before it has that taken back in place of a step (`plateau.num_returns` counts): it is
+    accepted, and gain ratio, step norm and momentum are zero."""
 
     step_norm: Float[Array, ""]
     """Euclidean norm of the last trial's step in the optimized parameters."""

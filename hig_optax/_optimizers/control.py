@@ -51,7 +51,9 @@ FREE_FACTOR, DAMPED_FACTOR = 0.3, 0.01
 # after 3200, with it at 0.88, and with 0.3 at 0.86; but noisy-field then ended 1.5 times higher, with 1 three
 # times, with 0.2 no higher than its seeds differ.
 BOUNDED_FACTOR = 0.2
-
+# Each step taken back (`retreat`) multiplies the least damping by WARIER, from WARY on: damped by 1e-8 a step
+# fits its own batch as promised, and may let others explode.
+WARIER, WARY, MOST_WARY = 10.0, 1e-4, 1e-2
 
 # A batch counts as fixed once so many steps in a row have found the loss that the one before had left: up to
 # its rounding, and sqrt(ε) of what it may still fall, which is what rounding leaves of a difference that fell
@@ -196,6 +198,9 @@ class Plateau(NamedTuple):
     scale: Float[Array, ""]
     """Factor on the steps, in [0.001, 1]; 1 at first."""
 
+    num_returns: Int[Array, ""]
+    """How many steps were taken back because a new batch showed great harm, int32."""
+
     def __repr__(self) -> str:
         return named(self)
 
@@ -204,11 +209,14 @@ class Plateau(NamedTuple):
 
         In between it is geometric. Short steps average the noise of many batches, but along small σ, damped
         by the minimum alone, that noise is so large that the average is no better: a network that read noisy
-        targets then got ever worse.
+        targets then got ever worse. After steps that had to be taken back it is at least 1e-4, 1e-3, 1e-2.
         """
         span = math.log(DAMPED_FACTOR / FREE_FACTOR)
         share = jnp.clip(jnp.log(self.scale / FREE_FACTOR) / span, 0, 1)
-        return jnp.maximum(minimum, jnp.power(minimum, 1 - share).astype(minimum.dtype))
+        wary = WARY * jnp.power(WARIER, self.num_returns.astype(minimum.dtype) - 1)
+        wary = jnp.minimum(jnp.where(self.num_returns > 0, wary, 0), MOST_WARY)
+        noisy = jnp.power(minimum, 1 - share)
+        return jnp.maximum(jnp.maximum(minimum, wary), noisy).astype(minimum.dtype)
 
     @property
     def bound_share(self) -> Float[Array, ""]:
@@ -218,9 +226,10 @@ class Plateau(NamedTuple):
     @classmethod
     def start(cls, dtype: jnp.dtype) -> "Plateau":
         """Before the first batch."""
-        # One buffer per field, so that the state can be donated.
+        # One buffer per field, for donation.
         recent, past, variance = (jnp.zeros((), dtype) for _ in range(3))
-        return cls(jnp.zeros((), jnp.int32), recent, past, variance, jnp.ones((), dtype))
+        batches, returns = (jnp.zeros((), jnp.int32) for _ in range(2))
+        return cls(batches, recent, past, variance, jnp.ones((), dtype), returns)
 
     @property
     def power(self) -> Float[Array, ""]:
