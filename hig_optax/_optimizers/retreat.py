@@ -69,7 +69,8 @@ def retreat(
     scale = jnp.where(state.repeats >= FIXED_AFTER, 1, plateau.scale)
     step = jnp.asarray(rate, work) * scale.astype(work) * seen.previous
     is_lost = ~jnp.isfinite(model.loss)
-    is_suspect = (seen.repeats < FIXED_AFTER) & state.accepted
+    # As a bool: optax.contrib.sam mixes states by arithmetic, which leaves integers of them.
+    is_suspect = (seen.repeats < FIXED_AFTER) & state.accepted.astype(bool)
     is_suspect &= is_lost | is_far_above(plateau, model.excess)
 
     def tried() -> tuple[Array, Array]:
