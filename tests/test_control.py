@@ -7,16 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hig_optax._optimizers.control import (
+from hig_optax._optimizers.control import Trial, next_damping, shorten_until_lower
+from hig_optax._optimizers.plateau import (
     DAMPED_FACTOR,
     FADING,
     FREE_FACTOR,
     MIN_FACTOR,
     SHORT,
     Plateau,
-    Trial,
-    next_damping,
-    shorten_until_lower,
 )
 
 

@@ -11,7 +11,7 @@ from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
 from hig_optax._jacobian.rows import residual_of
 from hig_optax._jacobian.sketch import rows_left
-from hig_optax._optimizers.control import Plateau
+from hig_optax._optimizers.plateau import Plateau
 from hig_optax._planning.price import price_of
 from hig_optax._solvers.step import layout_of
 

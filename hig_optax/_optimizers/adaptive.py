@@ -15,7 +15,8 @@ from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
 from hig_optax._moved import without_old_settings
 from hig_optax._optimizers.adaptive_step import MADE_BY, AdaptiveHigState, find, leads_down, see
-from hig_optax._optimizers.control import FIRST_DAMPING, Plateau, next_damping, rate_at
+from hig_optax._optimizers.control import FIRST_DAMPING, next_damping, rate_at
+from hig_optax._optimizers.plateau import Plateau
 from hig_optax._optimizers.reach import reach, try_along
 from hig_optax._optimizers.recipe import OPEN, Auto, Choices
 from hig_optax._optimizers.report import blank, report

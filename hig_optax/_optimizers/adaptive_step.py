@@ -9,8 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 from hig_optax._devices.devices import Devices
 from hig_optax._inputs.columns import Columns
 from hig_optax._inputs.settings import Settings
-from hig_optax._optimizers.control import FIXED_AFTER, Plateau, count_repeats
+from hig_optax._optimizers.control import FIXED_AFTER, count_repeats
 from hig_optax._optimizers.model import Model, model_of
+from hig_optax._optimizers.plateau import Plateau
 from hig_optax._optimizers.recipe import Choices, Recipe
 from hig_optax._optimizers.steady import Path, find_step, is_large
 from hig_optax._shown import named

@@ -10,12 +10,12 @@ from hig_optax._inputs.columns import Columns
 from hig_optax._optimizers.adaptive_step import AdaptiveHigState, Seen
 from hig_optax._optimizers.control import (
     FIXED_AFTER,
-    Plateau,
     Trial,
     is_rounding,
     share_within,
     shorten_until_lower,
 )
+from hig_optax._optimizers.plateau import Plateau
 from hig_optax._optimizers.recipe import LARGE_TELLS, Choices
 from hig_optax._optimizers.steady import Path
 from hig_optax._types import Scalar

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float
 from hig_optax._eager import cond
 from hig_optax._inputs.columns import Columns
 from hig_optax._optimizers.adaptive_step import AdaptiveHigState, Seen
-from hig_optax._optimizers.control import FIXED_AFTER, Plateau
+from hig_optax._optimizers.control import FIXED_AFTER
+from hig_optax._optimizers.plateau import Plateau
 from hig_optax._types import Scalar
 
 # A loss is suspect where it is so many times what it usually is: with 30, one run in six of a controlled
